@@ -1,0 +1,271 @@
+"""Every setting of Easel: one frozen tree, unknown keys refused, each with its unit, its default and why.
+
+    ServeSettings
+      app           AppSettings            becomes the Serve application's `args`: a change replaces every replica
+        models      {key: ModelSettings}   one for now
+        api         ApiSettings
+        telemetry   TelemetrySettings
+      deployments   {ingress, engine}      becomes Serve's deployment options: a change is made in place
+      local         LocalSettings          what `easel serve` starts on this machine; unused on Kubernetes
+
+The file that `easel serve --config` reads has this shape, and Helm's `serve:` block the same spelling. Nothing here
+reads the environment, so that a variable on one replica cannot change what that replica does.
+
+`Restart.` at the end of a description means that replicas are replaced when the value changes, `Live.` that it is
+taken up while they run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from easel.errors import ConfigurationError
+
+EMBEDDED = "embedded:"
+"""Prefix of checkpoints that come with the package, as in `embedded:tiny`."""
+
+DEFAULT_CHECKPOINT = "embedded:tiny"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseModel):
+    """The base of all: frozen, strict about unknown keys, documented by docstrings under each field."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class EngineSettings(Settings):
+    """What decodes, in each replica."""
+
+    kind: Literal["native", "fake"] = "native"
+    """`native` is Easel's own; `fake` decodes nothing: it keeps time, for tests of router and load. Restart."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live. `auto` takes a GPU where there is one. Restart."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
+    GPU. Restart."""
+    threads: int | None = Field(None, ge=1, le=512)
+    """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
+    slots: int = Field(8, ge=1, le=1024)
+    """Sequences decoded side by side. More raises throughput until a step is compute-bound, and every sequence's
+    latency from there. Live up to the value at start, beyond it restart."""
+    context_tokens: int = Field(4096, ge=64, le=1_048_576)
+    """Most tokens of prompt and answer together. The checkpoint's own limit applies as well. Restart."""
+    kv_tokens: int | None = Field(None, ge=64)
+    """Tokens that the KV cache holds over all sequences. None: `slots * context_tokens`, so that nothing is ever
+    preempted. Restart."""
+    kv_block_tokens: int = Field(32, ge=1, le=1024)
+    """Tokens in one KV block. Restart."""
+    prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
+    """Most prompt tokens in one step: long prompts are read in chunks so that running canvases keep their pace. Live."""
+    max_denoising_steps: int | None = Field(None, ge=1, le=1024)
+    """Upper bound on denoising steps of one canvas, whatever a request or the checkpoint says. Lower is faster and
+    worse. None: no bound beyond the checkpoint's. Live."""
+    fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
+    """How long a step of the fake engine takes with one canvas. Restart."""
+    fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
+    """What each further canvas adds to a step of the fake engine. Restart."""
+
+
+class ModelSettings(Settings):
+    """One model: where it comes from, what clients call it, what runs it."""
+
+    checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
+    """A folder with config.json and safetensors, or `embedded:NAME` for one that comes with Easel. Restart."""
+    names: tuple[Name, ...] = Field(("easel",), min_length=1)
+    """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
+    engine: EngineSettings = EngineSettings()
+
+    @field_validator("names")
+    @classmethod
+    def _unique(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("each name may stand here once")
+        return names
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint lies. Raises `ConfigurationError` where there is none."""
+        if self.checkpoint.startswith(EMBEDDED):
+            root = Path(__file__).parent / "checkpoints"
+            folder = root / self.checkpoint.removeprefix(EMBEDDED)
+            if not (folder / "config.json").is_file() or folder.parent != root:
+                known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
+                raise ConfigurationError(f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint")
+            return folder
+        folder = Path(self.checkpoint).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
+        return folder
+
+
+class ApiSettings(Settings):
+    """The OpenAI-compatible edge."""
+
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=1024**3)
+    """Larger request bodies get 413. 4 MiB holds a prompt of a million tokens. Restart."""
+    max_choices: int = Field(16, ge=1, le=128)
+    """Most choices of one call, over all its prompts. Restart."""
+    default_max_tokens: int | None = Field(None, ge=1)
+    """`max_tokens` where a request gives none. None: what is left of the context for chat, 16 for completions, as
+    OpenAI's API does. Restart."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins that browsers may call from. Empty: none, no CORS headers at all. Restart."""
+    heartbeat_s: float = Field(15.0, gt=0.0, le=600.0)
+    """Seconds of silence in a stream after which a comment line is sent, so that no proxy on the way takes a slow
+    canvas for a dead connection. Restart."""
+    request_timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
+    """Seconds after which the engine commits its best for a request that is still running. Restart."""
+
+
+class TelemetrySettings(Settings):
+    """What leaves the service for those who watch it."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Restart."""
+    log_text: bool = False
+    """Whether prompts and completions may appear in logs. Restart."""
+
+
+class AppSettings(Settings):
+    """What a Serve application is built from. A change replaces every replica."""
+
+    models: dict[Name, ModelSettings] = Field(default_factory=lambda: {"default": ModelSettings()})
+    """By key. One for now."""
+    api: ApiSettings = ApiSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @field_validator("models")
+    @classmethod
+    def _one_model(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        if len(models) != 1:
+            raise ValueError(f"{len(models)} models given; this version serves exactly one")
+        return models
+
+    @property
+    def model_key(self) -> str:
+        """Key of the one model."""
+        return next(iter(self.models))
+
+    @property
+    def model(self) -> ModelSettings:
+        """The one model."""
+        return self.models[self.model_key]
+
+
+class DeploymentSettings(Settings):
+    """What Serve knows of a deployment. Live, but for the resources of a replica."""
+
+    replicas: int = Field(1, ge=1, le=4096)
+    """How many. Live."""
+    max_ongoing_requests: int = Field(10, ge=1, le=100_000)
+    """Requests that Serve hands to one replica at a time. Live."""
+    cpus: float = Field(1.0, ge=0.0, le=1024.0)
+    """Cores that Ray sets aside for a replica. Restart."""
+    gpus: float = Field(0.0, ge=0.0, le=64.0)
+    """GPUs that Ray sets aside for a replica. Restart."""
+    graceful_shutdown_timeout_s: float = Field(620.0, ge=0.0, le=86_400.0)
+    """Seconds that a replica gets to finish its streams. Keep it above `api.request_timeout_s`. Live."""
+    health_check_period_s: float = Field(2.0, gt=0.0, le=3600.0)
+    """Seconds between health checks. Live."""
+    health_check_timeout_s: float = Field(10.0, gt=0.0, le=3600.0)
+    """Seconds without an answer after which a check has failed. Live."""
+
+
+class Deployments(Settings):
+    """The two tiers."""
+
+    ingress: DeploymentSettings = DeploymentSettings(max_ongoing_requests=1000, cpus=0.5)
+    """Parses, admits, places and streams."""
+    engine: DeploymentSettings = DeploymentSettings(max_ongoing_requests=10, cpus=1.0)
+    """Decodes. `max_ongoing_requests` of slots + 2 keeps its own queue short."""
+
+
+class LocalSettings(Settings):
+    """What `easel serve` starts on this machine."""
+
+    host: str = "127.0.0.1"
+    """Where the API listens. Anything but loopback opens it to the network: put keys or a proxy before it. Restart."""
+    port: Port = 8000
+    """0 picks a free one. Restart."""
+    dashboard_port: Port = 8265
+    """Ray's dashboard, on loopback. 0 picks a free one. Restart."""
+    proxy: Literal["auto", "haproxy", "serve"] = "auto"
+    """What stands before the ingress: HAProxy, which Ray brings along for Linux, or Serve's own proxy, which costs
+    about 13 ms a request more. `auto`: HAProxy on Linux. Restart."""
+    object_store_mb: int = Field(100, ge=75, le=1_000_000)
+    """Shared memory for Ray. Streams do not pass through it. Restart."""
+    cpus: int | None = Field(None, ge=1)
+    """Cores that Ray may plan with. None: those of the machine, and no fewer than the replicas ask for. Restart."""
+
+
+class ServeSettings(Settings):
+    """The whole file."""
+
+    app: AppSettings = AppSettings()
+    deployments: Deployments = Deployments()
+    local: LocalSettings = LocalSettings()
+
+    @model_validator(mode="after")
+    def _streams_outlive_requests(self) -> Self:
+        limit = self.app.api.request_timeout_s
+        for tier in ("ingress", "engine"):
+            grace = getattr(self.deployments, tier).graceful_shutdown_timeout_s
+            if grace < limit:
+                raise ValueError(
+                    f"deployments.{tier}.graceful_shutdown_timeout_s ({grace:g}) is below app.api.request_timeout_s "
+                    f"({limit:g}): a replica that is replaced would cut streams"
+                )
+        return self
+
+
+def parse(data: Any, source: str = "settings") -> ServeSettings:
+    """Settings from a mapping. Raises `ConfigurationError` with one line for each wrong field."""
+    try:
+        return ServeSettings.model_validate({} if data is None else data)
+    except ValidationError as error:
+        raise ConfigurationError(f"{source}:\n{_describe(error)}") from None
+
+
+def load(path: Path) -> ServeSettings:
+    """Settings from a YAML file. Raises `ConfigurationError` that names the file and each wrong field."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+    return parse(data, str(path))
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "(whole file)"
+        what = "no such setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what += _suggestion(item["loc"])
+        lines.append(f"  {where}: {what}")
+    return "\n".join(lines)
+
+
+def _suggestion(loc: tuple[int | str, ...]) -> str:
+    """`; did you mean X?` for a misspelt key, found by walking the tree of settings along `loc`."""
+    from difflib import get_close_matches
+
+    known: set[str] = set()
+    node: Any = ServeSettings
+    for part in loc[:-1]:
+        fields = getattr(node, "model_fields", {})
+        node = fields[part].annotation if part in fields else ModelSettings
+    known.update(getattr(node, "model_fields", {}))
+    match = get_close_matches(str(loc[-1]), known, n=1)
+    return f"; did you mean {match[0]}?" if match else f"; there are: {', '.join(sorted(known))}"
