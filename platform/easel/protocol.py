@@ -1,4 +1,4 @@
-"""What crosses processes: a generation request, the events an engine answers with, its statistics, and the engine itself.
+"""What crosses processes: a generation request, the events that answer it, statistics, and the engine itself.
 
 Everything here is frozen, picklable and free of torch, Ray and HTTP, so that an ingress, a router test and an engine
 on another host mean the same thing by it. Fields are added rarely and always with a default; none changes its meaning.

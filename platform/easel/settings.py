@@ -65,7 +65,7 @@ class EngineSettings(Settings):
     kv_block_tokens: int = Field(32, ge=1, le=1024)
     """Tokens in one KV block. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
-    """Most prompt tokens in one step: long prompts are read in chunks so that running canvases keep their pace. Live."""
+    """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. Live."""
     max_denoising_steps: int | None = Field(None, ge=1, le=1024)
     """Upper bound on denoising steps of one canvas, whatever a request or the checkpoint says. Lower is faster and
     worse. None: no bound beyond the checkpoint's. Live."""
@@ -99,7 +99,9 @@ class ModelSettings(Settings):
             folder = root / self.checkpoint.removeprefix(EMBEDDED)
             if not (folder / "config.json").is_file() or folder.parent != root:
                 known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
-                raise ConfigurationError(f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint")
+                raise ConfigurationError(
+                    f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
+                )
             return folder
         folder = Path(self.checkpoint).expanduser()
         if not (folder / "config.json").is_file():

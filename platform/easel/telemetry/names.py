@@ -106,7 +106,11 @@ REMAINING_WORK = Metric(
 KV_BLOCKS_FREE = Metric("easel_kv_blocks_free", Kind.GAUGE, "blocks", "Free KV blocks in a replica.", ("model", "pool"))
 STEPS = Metric("easel_engine_steps_total", Kind.COUNTER, "steps", "Passes of a replica's engine loop.", ("model",))
 PREEMPTIONS = Metric(
-    "easel_preemptions_total", Kind.COUNTER, "sequences", "Sequences that lost their seat and waited for another.", ("model",)
+    "easel_preemptions_total",
+    Kind.COUNTER,
+    "sequences",
+    "Sequences that lost their seat for a while.",
+    ("model",),
 )
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -1,0 +1,22 @@
+"""Makes the engine that the settings name. Imports it only then: a fake engine needs no torch."""
+
+from __future__ import annotations
+
+from easel.protocol import Engine
+from easel.settings import ModelSettings
+
+
+def make_engine(model: ModelSettings) -> Engine:
+    """The engine for one model, not started yet. Raises `ConfigurationError` where the checkpoint cannot be found."""
+    settings = model.engine
+    if settings.kind == "fake":
+        from easel.engine.fake import FakeEngine
+
+        return FakeEngine(
+            slots=settings.slots,
+            step_s=settings.fake_step_ms / 1000,
+            step_s_per_canvas=settings.fake_step_ms_per_canvas / 1000,
+        )
+    from easel.engine.native.engine import NativeEngine
+
+    return NativeEngine(model.folder, settings)
