@@ -13,10 +13,10 @@
       RateLimited               429  this key is over its limit
       QueueFull                 503  the service is over its limit
       NotReady                  503  the model is loading, or nothing runs it
-      Draining                  503  this replica takes no new work
+        Draining                503  this replica takes no new work
       DeadlineExceeded          504  not one answer fitted the deadline, or the queue timeout passed
       EngineFailed              500  the engine failed while it worked on this request
-      EngineStopped             500  the engine was stopped while it worked on this request
+        EngineStopped           500  the engine was stopped while it worked on this request
       InternalError             500  our mistake
       ClientGone                499  the client left; nobody reads the answer
       ConfigurationError         -   settings or a checkpoint are wrong: raised before anything starts

@@ -1,0 +1,69 @@
+# Everything there is to do here. `make` or `make help` lists it.
+#
+# Variables:
+#   PYTHON            the interpreter that makes the environment (3.11 or newer)         default: python3
+#   VENV              where it goes                                                     default: .venv
+#   TORCH_INDEX_URL   package index to take torch from, for example PyTorch's index of CPU wheels.
+#                     Unset: wherever pip looks. On Linux that is usually a CUDA build of several GB.
+#   CONFIG            what `make run` serves                                            default: deployments/local/easel.yaml
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX_URL ?=
+CONFIG ?= deployments/local/easel.yaml
+
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+SOURCES := platform tests ops
+# Nothing is looked up on a model hub and nothing is reported anywhere.
+export HF_HUB_OFFLINE := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint types unit integration format gen coverage eval train-tiny clean
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PYTHON, VENV, TORCH_INDEX_URL, CONFIG (see the top of the Makefile)"
+
+install: $(VENV)/.installed ## The environment, with everything pinned in constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Easel needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(if $(TORCH_INDEX_URL),$(BIN)/pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX_URL) $(TORCH))
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[serve,dev]'
+	@touch $@
+
+run: install ## Serve the embedded checkpoint on http://127.0.0.1:8000
+	@exec $(BIN)/easel serve --config $(CONFIG)
+
+test: install lint types unit integration ## Everything that CI runs
+
+lint: install ## Style, and generated files that are out of date
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check -q $(SOURCES)
+
+types: install ## mypy, strict
+	@$(BIN)/mypy
+
+unit: install ## Tests without a cluster, with coverage
+	@$(BIN)/python -m pytest -q tests/unit tests/contract --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+integration: install ## Tests on a real local Ray cluster, over real HTTP
+	@$(BIN)/python -m pytest -q tests/integration
+
+format: install ## Let ruff rewrite what it can
+	@$(BIN)/ruff check --fix -q $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+gen: install ## Rewrite every generated file
+	@$(BIN)/python ops/generate.py
+
+train-tiny: install ## Train the tiny embedded checkpoint again (CPU, minutes)
+	@$(BIN)/python ops/training/tiny/train.py
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,22 @@
+"""What every test gets: a clean environment, and the markers that skip with a reason."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Ray reads these at import. Set before anything imports it, so that no test sends usage statistics or colours output.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
