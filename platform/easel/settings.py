@@ -132,9 +132,7 @@ class TelemetrySettings(Settings):
     """What leaves the service for those who watch it."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Restart."""
-    log_text: bool = False
-    """Whether prompts and completions may appear in logs. Restart."""
+    """Least severity that is logged. Prompts and completions are never logged. Restart."""
 
 
 class AppSettings(Settings):

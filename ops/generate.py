@@ -1,0 +1,164 @@
+"""Writes every file that is generated from code: `make gen`. The tests compare what is committed with what this makes.
+
+A generated page has one source: settings.py, telemetry/names.py or errors.py. Nothing is edited by hand below the line
+that says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import easel.errors
+from easel.errors import ConfigurationError, tree
+from easel.settings import ServeSettings, load
+from easel.telemetry.names import LOG_FIELDS, METRICS
+
+ROOT = Path(__file__).parents[1]
+
+
+def header(title: str, source: str) -> list[str]:
+    return [f"# {title}", "", f"<!-- Generated from platform/easel/{source} by `make gen`. Edit that instead. -->", ""]
+
+
+def configuration() -> str:
+    """Every setting: path, type, default, meaning."""
+    lines = header("Configuration", "settings.py")
+    lines += [
+        "One YAML file, read by `easel serve --config FILE` and checked by `easel check FILE` before anything starts.",
+        "Unknown keys are errors. *Restart* means that replicas are replaced when the value changes, *Live* that they",
+        "take it up while they run.",
+        "",
+    ]
+    for path, model in sections(ServeSettings(), ""):
+        lines += [f"## `{path.rstrip('.')}`", "", inspect.cleandoc(type(model).__doc__ or ""), ""]
+        lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in type(model).model_fields.items():
+            value = getattr(model, name)
+            if not isinstance(value, BaseModel | dict):
+                lines.append(f"| `{path}{name}` | {type_name(field)} | {default(value)} | {cell(field.description)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
+    """(path prefix, default values) for every part of the tree that has settings of its own."""
+    parts = {name: getattr(model, name) for name in type(model).model_fields}
+    if any(not isinstance(part, BaseModel | dict) for part in parts.values()):
+        yield path, model
+    for name, part in parts.items():
+        if isinstance(part, dict):
+            yield from sections(next(iter(part.values())), f"{path}{name}.KEY.")
+        elif isinstance(part, BaseModel):
+            yield from sections(part, f"{path}{name}.")
+
+
+def type_name(field: Any) -> str:
+    """As a person would say it, with the bounds."""
+    bounds = [f"{sign} {getattr(m, key)}" for m in field.metadata for key, sign in SIGNS.items() if hasattr(m, key)]
+    return cell(spoken(field.annotation) + (f", {', '.join(bounds)}" if bounds else ""))
+
+
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def spoken(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{arg}`" for arg in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if arg is type(None) else spoken(arg) for arg in args)
+    if origin is tuple:
+        return f"list of {spoken(args[0])}"
+    if origin is typing.Annotated:
+        return spoken(args[0])
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
+
+
+def default(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def metrics() -> str:
+    """Every metric and log field."""
+    lines = header("Metrics and logs", "telemetry/names.py")
+    lines += [
+        "Ray's exporter on each node serves them, with `ray_` in front of each name.",
+        "",
+        "| metric | kind | unit | labels | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {cell(metric.meaning)} |")
+    lines += ["", "## Fields of a log line", "", "One JSON object a line.", "", "| field | meaning |", "|---|---|"]
+    lines += [f"| `{field.name}` | {cell(field.meaning)} |" for field in LOG_FIELDS]
+    return "\n".join(lines) + "\n"
+
+
+def errors() -> str:
+    """Every error a client can meet."""
+    lines = header("Errors", "errors.py")
+    lines += [
+        'Every error has the body `{"error": {"message", "type", "param", "code"}}`; inside a stream it is an event,',
+        "after which the stream ends without `[DONE]`. *Retry* says whether the same request may succeed later; where",
+        "it does not, `x-should-retry: false` tells the SDKs so.",
+        "",
+        "| HTTP | code | type | retry | class | when |",
+        "|---|---|---|---|---|---|",
+    ]
+    said = {
+        words[0]: " ".join(words[2:])
+        for line in (easel.errors.__doc__ or "").splitlines()
+        if len(words := line.split()) > 2
+    }
+    for error in sorted(tree()[1:], key=lambda cls: (cls.status, cls.code)):
+        if error is not ConfigurationError:
+            retry = "yes" if error.retryable else "no"
+            meaning = cell(said[error.__name__])
+            lines.append(
+                f"| {error.status} | `{error.code}` | `{error.type}` | {retry} | `{error.__name__}` | {meaning} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def local_serve_config() -> str:
+    """What Serve is given for the local environment."""
+    from easel.rayserve.config import serve_yaml
+
+    return serve_yaml(load(ROOT / "deployments/local/easel.yaml"), source="deployments/local/easel.yaml")
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/configuration.md": configuration,
+    "docs/metrics.md": metrics,
+    "docs/errors.md": errors,
+    "deployments/local/serve.yaml": local_serve_config,
+}
+
+
+def main() -> None:
+    for name, make in GENERATED.items():
+        path, text = ROOT / name, make()
+        if not path.exists() or path.read_text() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()

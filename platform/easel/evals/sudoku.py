@@ -1,0 +1,169 @@
+"""Held-out Sudoku puzzles against a running service: how many it solves, in how many denoising steps, in what time.
+
+Owns the held-out puzzles, the check of an answer against the rules and the givens, and the report. Knows HTTP and
+nothing of engines: what is measured is what a client gets. Puzzles were never seen in training, not even relabelled,
+mirrored or with rows permuted (`ops/training/sudoku`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, median
+
+import httpx
+
+HELD_OUT = Path(__file__).with_name("sudoku_heldout.json")
+MAX_TOKENS = 128
+"""Nine lines of nine digits and what ends them are 90."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one puzzle."""
+
+    band: str
+    puzzle: str
+    solved: bool
+    seconds: float
+    steps: int = 0
+    canvases: int = 0
+    tokens: int = 0
+    error: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BandReport:
+    """One line of the report. Times in seconds, from the request's start to its last byte."""
+
+    band: str
+    puzzles: int
+    solved: int
+    errors: int
+    solve_rate: float
+    steps_per_canvas: float
+    tokens_per_forward: float
+    """Tokens of answers over denoising steps."""
+    median_s: float
+    p90_s: float
+
+
+def held_out(limit: int | None = None) -> dict[str, list[str]]:
+    """Puzzles of 81 characters by band of givens, `0` for an empty cell; the first `limit` of each, spread evenly."""
+    bands: dict[str, list[str]] = json.loads(HELD_OUT.read_text(encoding="utf-8"))["bands"]
+    if limit is None:
+        return bands
+    return {band: puzzles[:: max(1, len(puzzles) // limit)][:limit] for band, puzzles in bands.items()}
+
+
+def solves(puzzle: str, text: str) -> bool:
+    """Whether `text` is a full grid that keeps the givens and holds 1 to 9 in each row, column and box.
+
+    Nine lines of nine digits, or 81 digits; blank space is passed over, anything else is wrong.
+    """
+    cells = "".join(text.split())
+    if len(cells) != 81 or not set(cells) <= set("123456789"):
+        return False
+    if any(given not in ("0", ".", cell) for given, cell in zip(puzzle, cells, strict=True)):
+        return False
+    rows = [range(9 * i, 9 * i + 9) for i in range(9)]
+    columns = [range(i, 81, 9) for i in range(9)]
+    boxes = [[27 * (b // 3) + 3 * (b % 3) + 9 * (i // 3) + i % 3 for i in range(9)] for b in range(9)]
+    return all(len({cells[i] for i in unit}) == 9 for unit in [*rows, *columns, *boxes])
+
+
+async def ask(client: httpx.AsyncClient, model: str, band: str, puzzle: str, seed: int) -> Answer:
+    """One puzzle as a chat message. A failure is an answer that says so."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": puzzle}],
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "seed": seed,
+    }
+    began = time.perf_counter()
+    try:
+        response = await client.post("/v1/chat/completions", json=body)
+        response.raise_for_status()
+        data = response.json()
+        text = data["choices"][0]["message"]["content"] or ""
+        usage = data["usage"]
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        return Answer(band, puzzle, False, time.perf_counter() - began, error=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - began
+    own = usage.get("easel") or {}
+    return Answer(
+        band,
+        puzzle,
+        solves(puzzle, text),
+        seconds,
+        steps=own.get("denoising_steps", 0),
+        canvases=own.get("canvases", 0),
+        tokens=usage["completion_tokens"],
+        text=text,
+    )
+
+
+async def run(
+    url: str,
+    model: str | None,
+    limit: int | None = None,
+    concurrency: int = 4,
+    on_answer: Callable[[Answer], None] = lambda answer: None,
+    client: httpx.AsyncClient | None = None,
+) -> list[Answer]:
+    """Ask every puzzle, at most `concurrency` at a time.
+
+    `url` is the service's root; `model` None takes the first that it serves. Raises `httpx.HTTPError` when the service
+    cannot be reached at all.
+    """
+    gate = asyncio.Semaphore(concurrency)
+    async with client or httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(600.0, connect=10.0)) as http:
+        if model is None:
+            listed = await http.get("/v1/models")
+            listed.raise_for_status()
+            model = str(listed.json()["data"][0]["id"])
+
+        async def one(index: int, band: str, puzzle: str) -> Answer:
+            async with gate:
+                answer = await ask(http, model, band, puzzle, seed=index)
+            on_answer(answer)
+            return answer
+
+        asked = [(band, puzzle) for band, puzzles in held_out(limit).items() for puzzle in puzzles]
+        return await asyncio.gather(*(one(i, band, puzzle) for i, (band, puzzle) in enumerate(asked)))
+
+
+def report(answers: list[Answer]) -> list[BandReport]:
+    """One line a band, in the order of the answers."""
+    lines = []
+    for band in dict.fromkeys(answer.band for answer in answers):
+        part = [answer for answer in answers if answer.band == band]
+        heard = [answer for answer in part if not answer.error]
+        steps, canvases = sum(a.steps for a in heard), sum(a.canvases for a in heard)
+        seconds = sorted(answer.seconds for answer in heard) or [0.0]
+        lines.append(
+            BandReport(
+                band=band,
+                puzzles=len(part),
+                solved=sum(answer.solved for answer in part),
+                errors=len(part) - len(heard),
+                solve_rate=mean(answer.solved for answer in part),
+                steps_per_canvas=steps / canvases if canvases else 0.0,
+                tokens_per_forward=sum(a.tokens for a in heard) / steps if steps else 0.0,
+                median_s=median(seconds),
+                p90_s=seconds[min(len(seconds) - 1, int(0.9 * len(seconds)))],
+            )
+        )
+    return lines
+
+
+def as_json(answers: list[Answer]) -> str:
+    """The report and every answer, for machines."""
+    content = {"bands": [asdict(line) for line in report(answers)], "answers": [asdict(answer) for answer in answers]}
+    return json.dumps(content, indent=1)
