@@ -1,0 +1,1 @@
+"""The embedded checkpoint: a small DiffusionGemma that solves Sudoku. Data, training, export and evaluation."""
