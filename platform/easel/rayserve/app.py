@@ -1,0 +1,57 @@
+"""Builds the Serve application: what `import_path: easel.rayserve.app:build` names.
+
+Owns: which classes become which deployments, once, here. Refuses to know: how many replicas there are and what they
+may use; that stands in the configuration (`easel.rayserve.config`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ray import serve
+from ray.serve import Application
+
+from easel.engine.factory import make_engine
+from easel.protocol import Engine
+from easel.rayserve.config import ENGINE, INGRESS
+from easel.rayserve.ingress import Ingress
+from easel.rayserve.loopback import keep_on_loopback
+from easel.rayserve.metrics import RayRecorder
+from easel.rayserve.replica import STUCK_AFTER_S, EngineReplica
+from easel.settings import AppSettings, ModelSettings, parse
+
+
+class ServedEngine(EngineReplica):
+    """`EngineReplica` with what only a Serve replica has: the port to keep in, metrics, and Serve's way to end it."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, key: str, model: ModelSettings, make_engine: Callable[[ModelSettings], Engine], stuck_after_s: float
+    ) -> None:
+        keep_on_loopback()
+        await super().__init__(key, model, make_engine, RayRecorder(), stuck_after_s)
+
+    async def __del__(self) -> None:
+        """Serve awaits this when the replica is drained."""
+        await self.close()
+
+
+def build(args: Mapping[str, object]) -> Application:
+    """The application for these `args`: the mapping that `AppSettings` describes. Raises `ConfigurationError`.
+
+    Serve itself checks `args` only against annotations that it can see at run time, and with postponed annotations it
+    sees none: so they are checked here.
+    """
+    return application(parse({"app": dict(args)}, "args").app)
+
+
+def application(
+    settings: AppSettings,
+    make_engine: Callable[[ModelSettings], Engine] = make_engine,
+    stuck_after_s: float = STUCK_AFTER_S,
+) -> Application:
+    """The same from checked settings; tests bring engines of their own."""
+    engine = serve.deployment(name=ENGINE)(ServedEngine).bind(
+        settings.model_key, settings.model, make_engine, stuck_after_s
+    )
+    ingress = serve.deployment(name=INGRESS)(serve.ingress()(Ingress))
+    return ingress.bind(settings, engine)

@@ -1,0 +1,140 @@
+"""The edge's `Backend` over a handle to the engine deployment.
+
+Owns: what happens between the edge and a replica: events over the handle, cancelling, what to do when no replica runs,
+and the translation of Ray's failures into Easel's. Refuses to know: HTTP, and how a replica is chosen.
+
+Errors from another process arrive as Ray's own, with a remote traceback for a text: their `str()` never leaves here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+from ray.exceptions import RayError, RaySystemError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+
+from easel.errors import EaselError, EngineFailed, InternalError, NotReady, QueueFull, from_code
+from easel.protocol import Event, GenerationRequest
+from easel.rayserve.watch import ReplicaWatch
+
+logger = logging.getLogger("ray.serve")
+
+PATIENCE_S = 20.0
+"""How long a request waits while no engine replica runs. A small model is back within that, after its process died; a
+large one takes minutes to load, and its clients had better come back than hold a connection."""
+
+RETRY_AFTER_S = 5.0
+"""When to come back, where no replica runs."""
+
+LOOK_S = 1.0
+"""Between two looks at whether a replica runs, while a request waits for its first event."""
+
+TRIES = 2
+"""How often a request is handed to a replica whose death it may have met before its first event. Nothing was drawn or
+sent then, so trying again changes nothing for the client; twice, so that a request that kills replicas stops at two."""
+
+GONE = "The engine stopped while it worked on this request."
+
+
+class HandleBackend:
+    """`engine` is a `DeploymentHandle` of the engine deployment; `watch` counts its replicas."""
+
+    def __init__(
+        self,
+        engine: Any,
+        watch: ReplicaWatch,
+        patience_s: float = PATIENCE_S,
+        look_s: float = LOOK_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._generate = engine.options(method_name="generate", stream=True)
+        self._watch = watch
+        self._patience_s = patience_s
+        self._look_s = look_s
+        self._clock = clock
+
+    async def ready(self) -> str | None:
+        """None where an engine replica runs, otherwise a sentence for a client."""
+        return None if await self._watch.running() else "No engine runs yet: the model is loading."
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """The events of one request. Raises `EaselError` only. See `easel.api.backend.Backend`."""
+        for attempt in range(1, TRIES + 1):
+            begun = False
+            response = self._generate.remote(request)
+            try:
+                yield await self._first(response)
+                begun = True
+                async for event in response:
+                    yield event
+                return
+            except StopAsyncIteration:
+                raise InternalError("The engine gave no answer.") from None
+            except EaselError as error:
+                raise _plain(error) from None
+            except Exception as error:
+                translated = translate(error)
+                if begun or attempt == TRIES or not isinstance(translated, EngineFailed):
+                    raise translated from None
+                logger.warning("request %s met a dead replica before it began; trying again", request.id)
+            finally:
+                # After the last event this does nothing; before it, the replica closes the engine's iterator.
+                response.cancel()
+
+    async def _first(self, response: Any) -> Event:
+        """The first event. Gives up where no replica has run for `patience_s`: Serve's handle would wait for ever."""
+        waiting = asyncio.ensure_future(anext(response))
+        missing_since: float | None = None
+        try:
+            while True:
+                done, _ = await asyncio.wait({waiting}, timeout=self._look_s)
+                if done:
+                    event: Event = waiting.result()
+                    return event
+                if await self._watch.running():
+                    missing_since = None
+                    continue
+                missing_since = self._clock() if missing_since is None else missing_since
+                if self._clock() - missing_since >= self._patience_s:
+                    raise NotReady("No engine runs at the moment; try again.", retry_after_s=RETRY_AFTER_S)
+        finally:
+            if not waiting.done():
+                response.cancel()
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+
+
+def translate(error: BaseException) -> EaselError:
+    """What a client may know of a failure on the way to a replica or in it."""
+    if isinstance(error, EaselError):
+        return _plain(error)
+    if isinstance(error, BackPressureError):
+        return QueueFull("The service is at its limit; try again.", retry_after_s=RETRY_AFTER_S)
+    if isinstance(error, DeploymentUnavailableError):
+        return NotReady("The model is not available at the moment; try again.", retry_after_s=RETRY_AFTER_S)
+    if isinstance(error, RayTaskError) and not isinstance(error, RaySystemError):
+        # The replica lives, and its code raised something that is no EaselError: our mistake.
+        logger.error("the engine replica raised %s", error)
+        return InternalError("The server made a mistake.")
+    if isinstance(error, RayError | grpc.RpcError | ReplicaUnavailableError | RequestCancelledError | ConnectionError):
+        logger.warning("the engine replica is gone: %s", type(error).__name__)
+        return EngineFailed(GONE)
+    logger.error("unexpected failure on the way to the engine", exc_info=error)
+    return InternalError("The server made a mistake.")
+
+
+def _plain(error: EaselError) -> EaselError:
+    """The error without what Ray wrapped around it: `type()` of an error that crossed is a class made on the fly."""
+    made = from_code(error.code, error.message, error.param)
+    made.retry_after_s = error.retry_after_s
+    return made

@@ -1,0 +1,95 @@
+"""Settings in, Serve's configuration out: what is PUT to Ray's dashboard, or stands in a RayService.
+
+Owns: which setting becomes an argument of the application (a change replaces every replica) and which an option of a
+deployment (a change is made in place). Refuses to know: Ray itself, so that a configuration can be rendered and
+checked where Ray is not installed.
+
+Serve hashes the import path and the arguments into a code version, and replaces replicas when it changes. So the
+engine's live limits travel as the engine deployment's `user_config`, not in the arguments. `slots` is in both: the
+arguments size the KV cache at the start, `user_config` may be lowered and raised up to that while replicas run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from easel.settings import AppSettings, DeploymentSettings, EngineSettings, ServeSettings
+
+APPLICATION = "easel"
+INGRESS = "ingress"
+ENGINE = "engine"
+IMPORT_PATH = "easel.rayserve.app:build"
+
+LIVE_LIMITS = ("slots", "prefill_tokens_per_step", "max_denoising_steps")
+"""Fields of `EngineSettings` that `Engine.reconfigure` takes: `easel.protocol.EngineLimits` has the same names."""
+ONLY_LIVE = ("prefill_tokens_per_step", "max_denoising_steps")
+"""Those of them that an engine does not need to know before it starts."""
+
+KEEP_ALIVE_S = 90
+"""How long an idle client connection stays open. Longer than the minute after which cloud load balancers let go, so
+that it is never the server that closes a connection just as a request comes in on it."""
+
+
+def arguments(app: AppSettings) -> dict[str, Any]:
+    """The application's `args`: what differs from the defaults, without the limits that are only live."""
+    args = app.model_dump(mode="json", exclude_defaults=True)
+    for model in args.get("models", {}).values():
+        for name in ONLY_LIVE:
+            model.get("engine", {}).pop(name, None)
+        if model.get("engine") == {}:
+            del model["engine"]
+    return args
+
+
+def live_limits(engine: EngineSettings) -> dict[str, int | None]:
+    """The engine deployment's `user_config`."""
+    return {name: getattr(engine, name) for name in LIVE_LIMITS}
+
+
+def serve_config(settings: ServeSettings, host: str | None = None, port: int | None = None) -> dict[str, Any]:
+    """Serve's configuration, in the shape of Ray's `ServeDeploySchema`. `host` and `port` are where the proxy listens;
+    without them what the settings say."""
+    tiers = settings.deployments
+    engine = _deployment(ENGINE, tiers.engine)
+    engine["user_config"] = live_limits(settings.app.model.engine)
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {
+            "host": settings.local.host if host is None else host,
+            "port": settings.local.port if port is None else port,
+            "keep_alive_timeout_s": KEEP_ALIVE_S,
+        },
+        "logging_config": {"log_level": settings.app.telemetry.log_level, "enable_access_log": False},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "args": arguments(settings.app),
+                "deployments": [_deployment(INGRESS, tiers.ingress), engine],
+            }
+        ],
+    }
+
+
+def serve_yaml(settings: ServeSettings, source: str) -> str:
+    """`serve_config` as a file. `source` names what it was made from, for whoever opens it to change something."""
+    text: str = yaml.safe_dump(serve_config(settings), sort_keys=False, width=120)
+    return f"# Generated from {source} by `make gen`. Change that, not this.\n{text}"
+
+
+def _deployment(name: str, tier: DeploymentSettings) -> dict[str, Any]:
+    return {
+        "name": name,
+        "num_replicas": tier.replicas,
+        "max_ongoing_requests": tier.max_ongoing_requests,
+        # Serve would refuse with a body of its own, not OpenAI's, and counts for each handle apart: admission is ours.
+        "max_queued_requests": -1,
+        "graceful_shutdown_timeout_s": tier.graceful_shutdown_timeout_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": tier.health_check_period_s,
+        "health_check_timeout_s": tier.health_check_timeout_s,
+        "ray_actor_options": {"num_cpus": tier.cpus, "num_gpus": tier.gpus},
+    }

@@ -1,0 +1,224 @@
+"""`easel serve`: Ray, Serve and a model on this machine, from nothing to an address that answers, and back to nothing.
+
+Owns: the order of starting and stopping, and what the terminal is told. Refuses to know: how processes are kept
+(`keeper`), where they listen (`session`), what a configuration means (`config`). Imports no Ray: it deploys through
+the dashboard, as an operator of a cluster does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from easel.errors import EaselError, InternalError, NotReady
+from easel.rayserve import processes, session
+from easel.rayserve.config import APPLICATION, ENGINE, serve_config
+from easel.rayserve.dashboard import Dashboard
+from easel.settings import ServeSettings
+
+RAY_START_S = 120.0
+"""Ray is up in 5 to 10 s on an idle machine."""
+
+STOP_S = 30.0
+"""The keeper needs 2 s to end everything; after this it is done for it."""
+
+LOOK_S = 0.25
+
+Say = Callable[[str], None]
+
+
+class Local:
+    """One session, from `start` to `stop`. `say` gets a line of text for whoever watches."""
+
+    def __init__(self, settings: ServeSettings, say: Say) -> None:
+        self.settings = settings
+        self._say = say
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._told_to_stop = threading.Event()
+        self._session: session.Session | None = None
+        self._dashboard: Dashboard | None = None
+
+    @property
+    def session(self) -> session.Session:
+        """Raises `NotReady` before `start`."""
+        if self._session is None:
+            raise NotReady("The session is not started.")
+        return self._session
+
+    @property
+    def dashboard(self) -> Dashboard:
+        """Serve's configuration and state. Raises `NotReady` before `start`."""
+        if self._dashboard is None:
+            raise NotReady("The session is not started.")
+        return self._dashboard
+
+    @property
+    def keeper(self) -> int | None:
+        """Pid of the keeper."""
+        return None if self._keeper is None else self._keeper.pid
+
+    def start(self, config: dict[str, Any] | None = None) -> None:
+        """Return when the API answers. Raises `EaselError`; nothing runs then. `config` is for tests that deploy
+        something else than the settings say."""
+        began = time.monotonic()
+        self._session = session.create(self.settings)
+        try:
+            self._start_ray()
+            self._say(f"Ray is up after {time.monotonic() - began:.1f} s, all on loopback. Starting Serve.")
+            self.dashboard.deploy(
+                config or serve_config(self.settings, self.session.proxy_host, self.session.ports.api)
+            )
+            self._wait_until_ready()
+            self._say(f"Ready after {time.monotonic() - began:.1f} s.")
+        except BaseException:
+            (self.session.folder / "failed").touch()
+            self.kill()
+            raise
+
+    def interrupt(self) -> None:
+        """Make `wait`, `drain` and a `start` in progress end soon. From a signal handler or another thread."""
+        self._told_to_stop.set()
+
+    def wait(self) -> None:
+        """Return after `interrupt`. Raises `InternalError` where Ray ended by itself."""
+        while not self._told_to_stop.wait(LOOK_S):
+            self._ensure_kept()
+
+    def drain(self, give_up: Callable[[], bool]) -> None:
+        """Take the application away: new requests get 503, running ones finish. Ends early where `give_up` says so."""
+        self.dashboard.deploy({"applications": []})
+        while not give_up():
+            self._ensure_kept()
+            if not self._applications():
+                return
+            time.sleep(LOOK_S)
+
+    def kill(self) -> None:
+        """End every process of the session now, and remove its folder unless it failed. May be called again."""
+        if self._dashboard is not None:
+            self._dashboard.close()
+        keeper = self._keeper
+        if keeper is not None:
+            if keeper.stdin is not None:
+                keeper.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                keeper.wait(STOP_S)
+            # Not reaped before this: its number must not be another's while members are looked for by it.
+            if keeper.returncode is None:
+                keeper.kill()
+            left = processes.kill_all(self.session.mark, None)
+            keeper.wait()
+            if left:
+                raise InternalError(f"processes {[process.pid for process in left]} cannot be ended")
+        if self._session is not None and not (self.session.folder / "failed").exists():
+            shutil.rmtree(self.session.folder, ignore_errors=True)
+
+    def _start_ray(self) -> None:
+        place = self.session
+        command = [sys.executable, "-m", "easel.rayserve.keeper", str(place.folder), *place.command(self.settings)]
+        self._keeper = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=(place.folder / "keeper.log").open("wb"),
+            env=place.environment(),
+            start_new_session=True,
+        )
+        session.record(place, self._keeper.pid)
+        self._dashboard = Dashboard(place.ports.dashboard, place.token)
+        deadline = time.monotonic() + RAY_START_S
+        while True:
+            self._ensure_kept()
+            with contextlib.suppress(NotReady):
+                self._dashboard.applications()
+                return
+            self._pause(deadline, f"Ray did not start within {RAY_START_S:g} s; logs: {place.folder}")
+
+    def _wait_until_ready(self) -> None:
+        """Serve says why something fails to start; only a request through the front door says that it answers."""
+        seen = ""
+        with httpx.Client(base_url=self.session.url, timeout=5.0, trust_env=False) as http:
+            while True:
+                self._ensure_kept()
+                application = self._applications().get(APPLICATION, {})
+                state = _state(application)
+                if state != seen:
+                    self._say(state)
+                    seen = state
+                if application.get("status") == "DEPLOY_FAILED":
+                    raise InternalError(_failure(application))
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get("/readyz").status_code == 200:
+                        return
+                self._pause(None, "")
+
+    def _applications(self) -> dict[str, Any]:
+        with contextlib.suppress(NotReady):
+            applications: dict[str, Any] = self.dashboard.applications().get("applications", {})
+            return applications
+        return {APPLICATION: {}}
+
+    def _pause(self, deadline: float | None, message: str) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise NotReady(message)
+        if self._told_to_stop.wait(LOOK_S):
+            raise Interrupted("Stopped before it was ready.")
+
+    def _ensure_kept(self) -> None:
+        if self._keeper is not None and self._keeper.poll() is not None:
+            log = self.session.folder / "ray.log"
+            raise InternalError(f"Ray ended by itself; the end of {log}:\n{_tail(log)}")
+
+
+class Interrupted(EaselError):
+    """Ctrl-C while starting."""
+
+    code = "interrupted"
+
+
+@contextlib.contextmanager
+def signals(handler: Callable[[], None]) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP call `handler` instead of ending the process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: handler()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _state(application: dict[str, Any]) -> str:
+    """A line for the terminal."""
+    deployments = application.get("deployments", {})
+    engine = deployments.get(ENGINE, {})
+    replicas = [replica.get("state", "") for replica in engine.get("replicas", [])]
+    if "RUNNING" in replicas:
+        return "The engine is loaded. Waiting for the first answer."
+    if replicas:
+        return "Loading the model."
+    return "Starting Serve."
+
+
+def _failure(application: dict[str, Any]) -> str:
+    """Why it did not start: the last line of the traceback that Serve passes on, and where to read the rest."""
+    texts = [deployment.get("message", "") for deployment in application.get("deployments", {}).values()]
+    texts.append(application.get("message", ""))
+    lines = [line.strip() for text in texts for line in text.splitlines() if "Error" in line and "Ray" not in line]
+    return f"The model did not start: {lines[-1] if lines else ' '.join(texts).strip() or 'no reason given'}"
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "(nothing)"

@@ -1,0 +1,63 @@
+"""Knows whether a deployment has a running replica, without asking Serve's controller each time.
+
+Owns: one cached answer, refreshed by a thread and at most once in `max_age_s`, shared by all who ask. Refuses to know:
+what the replicas do.
+
+When the controller cannot be asked, because the head node is away, the last answer holds: replicas go on serving
+without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger("ray.serve")
+
+MAX_AGE_S = 1.0
+"""How old an answer may be. The controller itself notices a death at its next health check, up to 2 s later."""
+
+
+def count_running(application: str, deployment: str) -> int:
+    """Replicas of a deployment that run, by Serve's own account. Blocks for a call to the controller."""
+    from ray import serve
+
+    overview = serve.status().applications[application].deployments[deployment]
+    return int(overview.replica_states.get("RUNNING", 0))
+
+
+class ReplicaWatch:
+    """Counts running replicas. `count` blocks, so it runs in a thread."""
+
+    def __init__(
+        self,
+        count: Callable[[], int],
+        max_age_s: float = MAX_AGE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._count = count
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._running = 0
+        self._taken_at: float | None = None
+        self._refresh: asyncio.Task[None] | None = None
+
+    async def running(self) -> int:
+        """How many run; 0 until that was found out once."""
+        if self._taken_at is None or self._clock() - self._taken_at >= self._max_age_s:
+            if self._refresh is None or self._refresh.done():
+                self._refresh = asyncio.get_running_loop().create_task(self._ask())
+            # Shielded: one caller who leaves must not take the answer from the others.
+            await asyncio.shield(self._refresh)
+        return self._running
+
+    async def _ask(self) -> None:
+        try:
+            self._running = await asyncio.to_thread(self._count)
+        except KeyError:  # Serve does not know the application or deployment yet
+            self._running = 0
+        except Exception as error:  # whatever keeps the controller from answering, the last answer holds
+            logger.warning("the controller did not say which replicas run: %s", type(error).__name__)
+        self._taken_at = self._clock()
