@@ -6,8 +6,16 @@ Owns: what is put together, and in which order. Refuses to know: what happens in
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
+from easel import __version__
 from easel.api.backend import Backend
+from easel.api.failures import add_handlers
+from easel.api.middleware import BodyLimit, RequestLog
+from easel.api.model_card import read_model_card
+from easel.api.prompt import read_prompt_encoder
+from easel.api.routes import Routes
 from easel.settings import AppSettings
 from easel.telemetry.recorder import NullRecorder, Recorder
 
@@ -18,4 +26,30 @@ def create_app(settings: AppSettings, backend: Backend, recorder: Recorder = Nul
     Reads tokenizer and chat template from the model's folder. Raises `ConfigurationError` where they are missing or
     wrong: nothing is served by halves.
     """
-    return FastAPI(title="Easel", docs_url=None, redoc_url=None)
+    card = read_model_card(settings.model_key, settings.model)
+    prompts = read_prompt_encoder(card, settings.model.folder)
+    # In the order a request passes them: every answer has an id and a log line, refusals have CORS headers too.
+    middleware = [Middleware(RequestLog, recorder=recorder)]
+    if settings.api.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.api.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
+            )
+        )
+    middleware.append(Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes))
+    app = FastAPI(
+        title="Easel",
+        version=__version__,
+        middleware=middleware,
+        redirect_slashes=False,
+        openapi_url=None,  # the bodies are read by hand, so what would be generated is not the whole truth
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_handlers(app)
+    Routes(card, prompts, settings.api, backend, recorder).add_to(app)
+    return app

@@ -1,0 +1,205 @@
+"""From events to text: one choice, and all choices of a call side by side.
+
+Owns: what a client gets of each event; when a choice ends (its engine says so, or a stop string is found, which cancels
+the rest of its work); and that nothing keeps running once nobody waits for it.
+
+The life of a choice: `Delta`s, the first one with the first event (so whoever has it knows that the work was taken on),
+the last one with an `Outcome`; or an `EaselError`.
+
+Refuses to know: JSON, HTTP, whole or streamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from easel.api.backend import Backend
+from easel.api.detokenizer import Detokenizer
+from easel.api.stops import StopScanner
+from easel.errors import EaselError, EngineFailed, from_code
+from easel.protocol import (
+    GROUP_ROWS,
+    CanvasCommitted,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Started,
+    prefill_work,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a choice ended and what it took."""
+
+    reason: FinishReason
+    canvases: tuple[tuple[int, str], ...]
+    """Denoising steps of each canvas, and why its denoising stopped."""
+    completion_tokens: int
+    """Those in the text; with a stop string, up to the one that completed it."""
+    cached_tokens: int
+    work: float
+    """Units of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More of one choice."""
+
+    index: int
+    text: str = ""
+    committed: bool = False
+    """It comes from a committed canvas."""
+    outcome: Outcome | None = None
+    """On the last one."""
+
+
+async def run_choice(
+    backend: Backend,
+    request: GenerationRequest,
+    index: int,
+    detokenizer: Detokenizer,
+    stops: tuple[str, ...],
+    canvas_length: int,
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of one choice. Closing it closes the backend's iterator, which cancels the work.
+
+    Raises:
+        EaselError: the backend did, or the engine failed.
+    """
+    scanner = StopScanner(stops)
+    canvases: list[tuple[int, str]] = []
+    tokens = cached = 0
+    last: Delta | None = None
+    begun = False
+    events = backend.generate(request)
+    try:
+        async for event in events:
+            if not begun:
+                begun = True
+                yield Delta(index)
+            if isinstance(event, CanvasCommitted):
+                canvases.append((event.steps, str(event.stop)))
+                used, text = _text(event.token_ids, detokenizer, scanner)
+                tokens += used
+                if scanner.found is not None:
+                    work = prefill_work(len(request.prompt) - cached)
+                    work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
+                    last = Delta(index, text, True, Outcome("stop", tuple(canvases), tokens, cached, work))
+                    break
+                yield Delta(index, text, True)
+            elif isinstance(event, Finished):
+                text = scanner.add(detokenizer.end())
+                reason: FinishReason = "stop" if scanner.found is not None else event.reason
+                usage = event.usage
+                outcome = Outcome(reason, tuple(canvases), tokens, usage.cached_tokens, usage.work)
+                last = Delta(index, text + scanner.end(), False, outcome)
+                break
+            elif isinstance(event, Failed):
+                raise _error(event)
+            elif isinstance(event, Started):
+                cached = event.cached_tokens
+    finally:
+        await _close(events)
+    if last is None:
+        raise EngineFailed("The engine ended the answer before it was finished.")
+    yield last
+
+
+def _text(token_ids: Sequence[int], detokenizer: Detokenizer, scanner: StopScanner) -> tuple[int, str]:
+    """How many tokens were used, and what can be sent. Token by token where a stop string may end it."""
+    if not scanner.wanted:
+        return len(token_ids), scanner.add(detokenizer.add(token_ids))
+    text = ""
+    for used, token in enumerate(token_ids, 1):
+        text += scanner.add(detokenizer.add((token,)))
+        if scanner.found is not None:
+            return used, text
+    return len(token_ids), text
+
+
+def _error(event: Failed) -> EaselError:
+    error = from_code(event.code, event.message, event.param)
+    if error.retryable != event.retryable:  # the engine knows more than the class: a request that kills it, say
+        object.__setattr__(error, "retryable", event.retryable)
+    return error
+
+
+async def _close(events: AsyncIterator[Event]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
+
+
+class SideBySide:
+    """The deltas of several choices as they come. The first failure ends all of them.
+
+    Each choice has at most one event in hand, so a client that reads slowly holds back its own work.
+    """
+
+    def __init__(self, choices: Sequence[AsyncGenerator[Delta, None]]) -> None:
+        self._choices = list(choices)
+        self._next: dict[asyncio.Task[Delta], AsyncGenerator[Delta, None]] = {}
+        self._ready: list[Delta] = []
+        self._running = len(choices)
+        self._begun = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether every choice has given its last delta."""
+        return not self._running and not self._ready
+
+    async def next(self, silence_s: float | None = None) -> Delta | None:
+        """The next delta; None when `silence_s` seconds went by without one, which disturbs nothing.
+
+        Not to be called once it has `ended`.
+
+        Raises:
+            EaselError: one failed. Close what is left.
+        """
+        if not self._begun:
+            self._begun = True
+            for choice in self._choices:
+                self._ask(choice)
+        while not self._ready:
+            done, _ = await asyncio.wait(self._next, timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                return None
+            for task in [task for task in self._next if task in done]:  # in the order they were asked
+                choice = self._next.pop(task)
+                delta = task.result()
+                self._ready.append(delta)
+                if delta.outcome is None:
+                    self._ask(choice)
+                else:
+                    self._running -= 1
+        return self._ready.pop(0)
+
+    async def close(self) -> None:
+        """Cancels what still runs. Goes on to its end even where the caller is cancelled meanwhile."""
+        closing = asyncio.create_task(self._close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+        await asyncio.shield(closing)
+
+    def _ask(self, choice: AsyncGenerator[Delta, None]) -> None:
+        self._next[asyncio.create_task(_next(choice))] = choice
+
+    async def _close(self) -> None:
+        for task in self._next:
+            task.cancel()
+        await asyncio.gather(*self._next, return_exceptions=True)
+        self._next.clear()
+        await asyncio.gather(*(choice.aclose() for choice in self._choices), return_exceptions=True)
+
+
+_CLOSING: set[asyncio.Task[None]] = set()
+"""The event loop keeps no strong reference to a task."""
+
+
+async def _next(choice: AsyncGenerator[Delta, None]) -> Delta:
+    return await anext(choice)

@@ -1,0 +1,121 @@
+"""What the edge knows of a checkpoint: its names, limits and control tokens. Read once, from small files.
+
+Owns: config.json and generation_config.json as far as HTTP is concerned, and the fingerprint that answers carry.
+Refuses to know: weights (it reads a few of their bytes for the fingerprint), text, requests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from easel import __version__
+from easel.errors import ConfigurationError
+from easel.settings import ModelSettings
+
+SAMPLE_BYTES = 64 * 1024
+"""Read at the start, in the middle and at the end of each weight file: training again changes them, and hashing 19 GB
+at every start would take longer than loading them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One served model."""
+
+    key: str
+    """In the settings' map of models: what `GenerationRequest.model` holds."""
+    names: tuple[str, ...]
+    """What clients may call it. The first is what answers say."""
+    created: int
+    """Unix time of the checkpoint."""
+    fingerprint: str
+    """`system_fingerprint`: the same for the same Easel and the same checkpoint."""
+    vocab_size: int
+    context_tokens: int
+    """Most tokens of prompt and answer together: the smaller of the checkpoint's limit and the settings'."""
+    canvas_length: int
+    bos: int | None
+    eos: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """The name that answers carry."""
+        return self.names[0]
+
+
+def read_model_card(key: str, settings: ModelSettings) -> ModelCard:
+    """The card of the checkpoint that the settings name.
+
+    Raises:
+        ConfigurationError: a file is missing or not JSON, or a field that the edge needs is missing or of a wrong type.
+    """
+    folder = settings.folder
+    config = _read_json(folder / "config.json")
+    generation = _read_json(folder / "generation_config.json")
+    text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise ConfigurationError(f"{folder / 'config.json'}: text_config is not an object", "text_config")
+    limits = [settings.engine.context_tokens]
+    if "max_position_embeddings" in text:
+        limits.append(_whole(text, "max_position_embeddings", folder / "config.json"))
+    eos = generation.get("eos_token_id")
+    eos_ids: list[Any] = eos if isinstance(eos, list) else [eos]
+    if not eos_ids or not all(_is_token_id(token) for token in eos_ids):
+        raise ConfigurationError(f"{folder / 'generation_config.json'}: eos_token_id is {eos!r}", "eos_token_id")
+    bos = generation.get("bos_token_id", text.get("bos_token_id"))
+    if bos is not None and not _is_token_id(bos):
+        raise ConfigurationError(f"{folder / 'generation_config.json'}: bos_token_id is {bos!r}", "bos_token_id")
+    return ModelCard(
+        key=key,
+        names=settings.names,
+        created=int((folder / "config.json").stat().st_mtime),
+        fingerprint=f"easel-{__version__}-{_digest(folder)}",
+        vocab_size=_whole(text, "vocab_size", folder / "config.json"),
+        context_tokens=min(limits),
+        canvas_length=_whole(config, "canvas_length", folder / "config.json"),
+        bos=bos,
+        eos=frozenset(eos_ids),
+    )
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _whole(data: dict[str, Any], name: str, path: Path) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{path}: {name} is {value!r}, a whole number above 0 is needed", name)
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", "checkpoint") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: not JSON: {error}", "checkpoint") from None
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path}: not a JSON object", "checkpoint")
+    return data
+
+
+def _digest(folder: Path) -> str:
+    """12 hex digits over what decides answers: the small files whole, of the weights a sample."""
+    digest = blake2b(digest_size=6)
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if path.suffix != ".safetensors" or size <= 3 * SAMPLE_BYTES:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                continue
+            for start in (0, size // 2, size - SAMPLE_BYTES):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""What is known of a request while it runs, for its log line, its metrics and its id header.
+
+Owns: the notes that a route leaves for the middleware. Refuses to know: what is done with them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from easel.errors import EaselError
+
+KEY = "easel.request"
+
+Scope = MutableMapping[str, Any]
+"""ASGI's scope of one request."""
+
+
+@dataclass(slots=True)
+class RequestNotes:
+    """Filled in on the way."""
+
+    id: str
+    trace_id: str | None = None
+    traceparent: str | None = None
+    arrived: float = field(default_factory=time.perf_counter)
+    """Seconds, on a clock that only goes forward."""
+    status: int = 0
+    """As sent; 0: nothing was sent."""
+    model: str = "none"
+    """Served name; `none` until the request is known to be for one. Never what a client made up."""
+    error: EaselError | None = None
+    """What went wrong, in a stream too."""
+
+
+def notes(scope: Scope) -> RequestNotes:
+    """The notes on the request of this scope."""
+    found = scope.setdefault("state", {}).get(KEY)
+    if not isinstance(found, RequestNotes):  # used without the middleware
+        found = scope["state"][KEY] = RequestNotes(id="")
+    return found
+
+
+def note(scope: Scope, error: EaselError) -> None:
+    """Remember what the request failed with."""
+    notes(scope).error = error

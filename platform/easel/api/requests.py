@@ -1,0 +1,162 @@
+"""Makes generation requests of a call: one for each prompt and choice.
+
+Owns: what OpenAI's API leaves to defaults (max_tokens, seed, n), the limits (context, choices), and the ids.
+Refuses to know: JSON, HTTP, who runs a request.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from easel.api.model_card import ModelCard
+from easel.api.prompt import PromptEncoder
+from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
+from easel.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from easel.protocol import Denoising, GenerationRequest, Sampling
+from easel.settings import ApiSettings
+
+COMPLETION_MAX_TOKENS = 16
+"""OpenAI's default for completions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """A call, checked: everything that its answer depends on."""
+
+    id: str
+    """As in the answer; also the `group` of its generation requests."""
+    chat: bool
+    created: int
+    """Unix time."""
+    model: str
+    """The name that the answer carries."""
+    fingerprint: str
+    choices: tuple[GenerationRequest, ...]
+    """In the order of the answer's choices: all of the first prompt, then all of the second, and so on."""
+    prompt_tokens: int
+    """Over all prompts, each counted once however many choices it has."""
+    stops: tuple[str, ...]
+    stream: bool
+    wants_usage: bool
+    """At the end of the stream."""
+
+
+class RequestMaker:
+    """Knows the model and the limits. Thread-safe, and slow for long prompts: see `PromptEncoder`."""
+
+    def __init__(self, card: ModelCard, prompts: PromptEncoder, settings: ApiSettings) -> None:
+        self._card = card
+        self._prompts = prompts
+        self._settings = settings
+
+    def completion(self, body: CompletionBody, now: float, traceparent: str | None = None) -> ApiRequest:
+        """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
+        self._check_model(body.model)
+        prompts: Sequence[object] = body.prompt
+        if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
+            prompts = [body.prompt]
+        self._check_choices(body, len(prompts))
+        encoded = []
+        for index, prompt in enumerate(prompts):
+            param = "prompt" if prompts[index] is body.prompt else f"prompt.{index}"
+            encoded.append(
+                self._prompts.text(prompt, param) if isinstance(prompt, str) else self._prompts.tokens(prompt, param)  # type: ignore[arg-type]
+            )
+        default = self._settings.default_max_tokens or COMPLETION_MAX_TOKENS
+        limits = [self._max_tokens(prompt, body.max_tokens, "max_tokens", default, "prompt") for prompt in encoded]
+        return self._make("cmpl-", body, encoded, limits, now, traceparent)
+
+    def chat(self, body: ChatBody, now: float, traceparent: str | None = None) -> ApiRequest:
+        """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
+        self._check_model(body.model)
+        self._check_choices(body, 1)
+        prompt = self._prompts.chat([message.for_template() for message in body.messages])
+        wanted, name = body.max_completion_tokens, "max_completion_tokens"
+        if wanted is None:
+            wanted, name = body.max_tokens, "max_tokens"
+        default = self._settings.default_max_tokens or self._card.context_tokens
+        limit = self._max_tokens(prompt, wanted, name, default, "messages")
+        return self._make("chatcmpl-", body, [prompt], [limit], now, traceparent)
+
+    def _check_model(self, name: str) -> None:
+        if name not in self._card.names:
+            raise ModelNotFound(f"The model '{name[:128]}' does not exist.", "model")
+
+    def _check_choices(self, body: GenerationBody, prompts: int) -> None:
+        choices, most = prompts * (body.n or 1), self._settings.max_choices
+        if choices > most:
+            param = "prompt" if prompts > most else "n"
+            raise InvalidRequest(
+                f"Invalid '{param}': {prompts} prompts with {body.n or 1} choices each are {choices} choices, "
+                f"more than the {most} that one call may have.",
+                param,
+            )
+
+    def _max_tokens(self, prompt: Sequence[int], wanted: int | None, name: str, default: int, source: str) -> int:
+        """The limit of one answer: as wanted, or as much of the default as fits."""
+        context, used = self._card.context_tokens, len(prompt)
+        if used >= context:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {context} tokens. However, your {source} resulted in {used} "
+                f"tokens, which leaves no room for an answer. Please reduce the length of the {source}.",
+                source,
+            )
+        if wanted is not None and used + wanted > context:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {context} tokens. However, you requested {used + wanted} "
+                f"tokens ({used} in the {source}, {wanted} in the completion). Please reduce the length of the "
+                f"{source} or of the completion.",
+                name,
+            )
+        return min(default, context - used) if wanted is None else wanted
+
+    def _make(
+        self,
+        prefix: str,
+        body: GenerationBody,
+        prompts: Sequence[tuple[int, ...]],
+        limits: Sequence[int],
+        now: float,
+        traceparent: str | None,
+    ) -> ApiRequest:
+        call = prefix + secrets.token_hex(12)
+        sampling = _sampling(body)
+        denoising = Denoising(deadline_at=now + self._settings.request_timeout_s)
+        choices: list[GenerationRequest] = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            for choice in range(body.n or 1):
+                choices.append(
+                    GenerationRequest(
+                        id=f"{call}-{len(choices)}",
+                        prompt=prompt,
+                        max_tokens=limit,
+                        model=self._card.key,
+                        group=call,
+                        choice=choice,
+                        traceparent=traceparent,
+                        sampling=sampling,
+                        denoising=denoising,
+                    )
+                )
+        return ApiRequest(
+            id=call,
+            chat=prefix == "chatcmpl-",
+            created=int(now),
+            model=self._card.name,
+            fingerprint=self._card.fingerprint,
+            choices=tuple(choices),
+            prompt_tokens=sum(map(len, prompts)),
+            stops=body.stops,
+            stream=bool(body.stream),
+            wants_usage=body.wants_usage,
+        )
+
+
+def _sampling(body: GenerationBody) -> Sampling:
+    temperature = 1.0 if body.temperature is None else float(body.temperature)
+    seed = body.seed
+    if seed is None:
+        seed = 0 if temperature == 0 else secrets.randbits(64)
+    return Sampling(seed=seed % 2**64, temperature=temperature)  # -1 and 2**64 - 1 are the same 64 bits

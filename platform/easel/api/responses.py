@@ -1,0 +1,119 @@
+"""The JSON of answers: whole, in chunks, and the list of models.
+
+Owns: OpenAI's shapes, and Easel's additions to them, which all stand under the name `easel`.
+Refuses to know: how an answer came about, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from easel.api.choices import Delta, Outcome
+from easel.api.model_card import ModelCard
+from easel.api.requests import ApiRequest
+from easel.protocol import FinishReason
+
+FINISH_REASONS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "deadline": "length",
+    "cancelled": "length",
+}
+"""OpenAI's word for each of ours: an answer that was cut short has reached a length. `easel` holds our word."""
+
+Json = dict[str, Any]
+
+
+def whole(call: ApiRequest, texts: Sequence[str], outcomes: Sequence[Outcome]) -> Json:
+    """The answer in one piece."""
+    choices = []
+    for index, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
+        content: Json = (
+            {"message": {"role": "assistant", "content": text, "refusal": None}} if call.chat else {"text": text}
+        )
+        choices.append({"index": index, **content, **_end(outcome)})
+    return {
+        **_head(call, "chat.completion" if call.chat else "text_completion"),
+        "choices": choices,
+        "usage": usage(call, outcomes),
+    }
+
+
+def chunk(call: ApiRequest, delta: Delta, first: bool) -> Json | None:
+    """One event of a stream; None for a delta that a client need not see. `first`: of its choice."""
+    content: Json
+    if call.chat:
+        message: Json = {"role": "assistant", "content": delta.text, "refusal": None} if first else {}
+        if delta.text:
+            message["content"] = delta.text
+        content = {"delta": message}
+    else:
+        content = {"text": delta.text}
+    if not (delta.text or delta.outcome or (first and call.chat)):
+        return None
+    end = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
+    return {**_chunk_head(call), "choices": [{"index": delta.index, **content, **end}], **_no_usage(call)}
+
+
+def usage_chunk(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
+    """The last event before `[DONE]` where usage was asked for."""
+    return {**_chunk_head(call), "choices": [], "usage": usage(call, outcomes)}
+
+
+def usage(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
+    """What the call took, over all choices."""
+    completion = sum(outcome.completion_tokens for outcome in outcomes)
+    # A prompt counts once however many choices it has, and what was cached of it too.
+    firsts = [o.cached_tokens for request, o in zip(call.choices, outcomes, strict=True) if request.choice == 0]
+    return {
+        "prompt_tokens": call.prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": call.prompt_tokens + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(firsts)},
+        "easel": {
+            "canvases": sum(len(outcome.canvases) for outcome in outcomes),
+            "denoising_steps": sum(steps for outcome in outcomes for steps, _ in outcome.canvases),
+            "work": round(sum(outcome.work for outcome in outcomes), 3),
+        },
+    }
+
+
+def model(card: ModelCard, name: str) -> Json:
+    """One served model, under one of its names."""
+    return {"id": name, "object": "model", "created": card.created, "owned_by": "easel"}
+
+
+def models(card: ModelCard) -> Json:
+    """Every name that `model` may be in a request."""
+    return {"object": "list", "data": [model(card, name) for name in card.names]}
+
+
+def _head(call: ApiRequest, kind: str) -> Json:
+    return {
+        "id": call.id,
+        "object": kind,
+        "created": call.created,
+        "model": call.model,
+        "system_fingerprint": call.fingerprint,
+    }
+
+
+def _chunk_head(call: ApiRequest) -> Json:
+    return _head(call, "chat.completion.chunk" if call.chat else "text_completion")
+
+
+def _no_usage(call: ApiRequest) -> Json:
+    """Where usage is to come, OpenAI's other chunks carry a null."""
+    return {"usage": None} if call.wants_usage else {}
+
+
+def _end(outcome: Outcome) -> Json:
+    return {
+        "logprobs": None,
+        "finish_reason": FINISH_REASONS[outcome.reason],
+        "easel": {
+            "finish_reason": outcome.reason,
+            "canvases": [{"denoising_steps": steps, "stop": stop} for steps, stop in outcome.canvases],
+        },
+    }

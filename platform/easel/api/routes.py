@@ -1,0 +1,202 @@
+"""The routes: what is asked, handed on, and sent back.
+
+Owns: the order in which a call is read, made into generation requests, begun and answered.
+Refuses to know: how each of these is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from easel import __version__
+from easel.api import responses, sse
+from easel.api.backend import Backend
+from easel.api.choices import Delta, Outcome, SideBySide, run_choice
+from easel.api.failures import internal_error
+from easel.api.model_card import ModelCard
+from easel.api.prompt import PromptEncoder
+from easel.api.request_log import RequestNotes, notes
+from easel.api.requests import ApiRequest, RequestMaker
+from easel.api.schemas import parse_chat, parse_completion
+from easel.errors import EaselError, InvalidRequest, ModelNotFound, NotReady
+from easel.settings import ApiSettings
+from easel.telemetry.names import FIRST_CANVAS_SECONDS
+from easel.telemetry.recorder import Recorder
+
+INLINE_BYTES = 2048
+"""Larger bodies are read in a thread: encoding takes about 2 µs a byte with a byte-level tokenizer (2026-11-23), and
+the event loop carries everybody's streams."""
+
+NOT_READY_RETRY_S = 1.0
+
+Make = Callable[[bytes, float, RequestNotes], ApiRequest]
+"""From a body, the time and what is known of the request to the call."""
+
+
+class Routes:
+    """Everything that is answered for one model."""
+
+    def __init__(
+        self, card: ModelCard, prompts: PromptEncoder, settings: ApiSettings, backend: Backend, recorder: Recorder
+    ) -> None:
+        self._card = card
+        self._prompts = prompts
+        self._maker = RequestMaker(card, prompts, settings)
+        self._settings = settings
+        self._backend = backend
+        self._recorder = recorder
+
+    def add_to(self, app: FastAPI) -> None:
+        """Registers the routes. HEAD goes with GET."""
+        for path, endpoint in (
+            ("/healthz", self.healthz),
+            ("/readyz", self.readyz),
+            ("/version", self.version),
+            ("/v1/models", self.models),
+            ("/v1/models/{model_id:path}", self.model),
+        ):
+            app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+        app.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
+        app.add_api_route("/v1/chat/completions", self.chat_completions, methods=["POST"], response_model=None)
+
+    async def healthz(self) -> Response:
+        """This process is alive. Says nothing of the model."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self) -> Response:
+        """200 where requests can be answered now, otherwise 503 with the reason."""
+        reason = await self._backend.ready()
+        if reason is not None:
+            raise NotReady(reason, retry_after_s=NOT_READY_RETRY_S)
+        return JSONResponse({"status": "ready"})
+
+    async def version(self) -> Response:
+        """What runs here."""
+        return JSONResponse({"name": "easel", "version": __version__, "system_fingerprint": self._card.fingerprint})
+
+    async def models(self) -> Response:
+        """Every name that `model` may be."""
+        return JSONResponse(responses.models(self._card))
+
+    async def model(self, model_id: str) -> Response:
+        """One of them."""
+        if model_id not in self._card.names:
+            raise ModelNotFound(f"The model '{model_id[:128]}' does not exist.", "model")
+        return JSONResponse(responses.model(self._card, model_id))
+
+    async def completions(self, request: Request) -> Response:
+        """Continues prompts."""
+        return await self._answer(request, self._make_completion)
+
+    async def chat_completions(self, request: Request) -> Response:
+        """Answers a chat."""
+        return await self._answer(request, self._make_chat)
+
+    def _make_completion(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
+        body = parse_completion(raw)
+        known.model = self._card.name if body.model in self._card.names else known.model
+        return self._maker.completion(body, now, known.traceparent)
+
+    def _make_chat(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
+        body = parse_chat(raw)
+        known.model = self._card.name if body.model in self._card.names else known.model
+        return self._maker.chat(body, now, known.traceparent)
+
+    async def _answer(self, request: Request, make: Make) -> Response:
+        """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""
+        known = notes(request.scope)
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise InvalidRequest(f"Request bodies with content-encoding '{encoding[:32]}' are not supported.")
+        raw = await request.body()
+        # The content type does not matter: curl -d says it sends a form.
+        if len(raw) <= INLINE_BYTES:
+            call = make(raw, time.time(), known)
+        else:
+            call = await asyncio.to_thread(make, raw, time.time(), known)
+        choices = self._begin(call)
+        if not call.stream:
+            body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, known))
+            return JSONResponse(body)
+        first = await sse.unless_client_leaves(request.receive, self._first(choices))
+        return sse.EventStream(self._events(call, choices, first, known), choices.close)
+
+    def _begin(self, call: ApiRequest) -> SideBySide:
+        return SideBySide(
+            [
+                run_choice(
+                    self._backend, one, index, self._prompts.make_detokenizer(), call.stops, self._card.canvas_length
+                )
+                for index, one in enumerate(call.choices)
+            ]
+        )
+
+    async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
+        texts = [""] * len(call.choices)
+        outcomes: dict[int, Outcome] = {}
+        waits_for_canvas = True
+        try:
+            while not choices.ended:
+                delta = await choices.next()
+                if delta is None:
+                    continue
+                waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                texts[delta.index] += delta.text
+                if delta.outcome is not None:
+                    outcomes[delta.index] = delta.outcome
+        finally:
+            await choices.close()
+        return responses.whole(call, texts, [outcomes[index] for index in range(len(texts))])
+
+    async def _first(self, choices: SideBySide) -> Delta | None:
+        """With the first event in hand, failing before it is over: what comes before gets a status of its own."""
+        try:
+            return await choices.next()
+        except BaseException:
+            await choices.close()
+            raise
+
+    async def _events(
+        self, call: ApiRequest, choices: SideBySide, delta: Delta | None, known: RequestNotes
+    ) -> AsyncIterator[bytes]:
+        """The parts of a stream, from the first delta on. Ends in `[DONE]` or in an error event."""
+        begun: set[int] = set()
+        outcomes: dict[int, Outcome] = {}
+        waits_for_canvas = True
+        try:
+            while True:
+                if delta is None:
+                    yield sse.HEARTBEAT
+                else:
+                    waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                    part = responses.chunk(call, delta, first=delta.index not in begun)
+                    begun.add(delta.index)
+                    if delta.outcome is not None:
+                        outcomes[delta.index] = delta.outcome
+                    if part is not None:
+                        yield sse.event(part)
+                if choices.ended:
+                    break
+                delta = await choices.next(self._settings.heartbeat_s)
+            if call.wants_usage:
+                yield sse.event(responses.usage_chunk(call, [outcomes[index] for index in range(len(call.choices))]))
+            yield sse.DONE
+        except EaselError as error:
+            known.error = error
+            yield sse.event(error.body())
+        except Exception as error:
+            known.error = internal_error(error, known.id)
+            yield sse.event(known.error.body())
+
+    def _clock(self, delta: Delta, waiting: bool, known: RequestNotes) -> bool:
+        """Takes the time to the first canvas, once. Returns whether it is still to come."""
+        if waiting and delta.committed:
+            self._recorder.observe(FIRST_CANVAS_SECONDS, time.perf_counter() - known.arrived, model=self._card.name)
+        return waiting and not delta.committed

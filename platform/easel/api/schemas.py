@@ -1,0 +1,263 @@
+"""What a request may hold: the two bodies, strictly typed, and an OpenAI-like message for whatever does not fit.
+
+Owns: names, types and bounds of the parameters that are served. Unknown fields are refused; no value is converted.
+Refuses to know: parameters that are not served (`easel.api.unsupported`), tokens, the model's limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from easel.api import unsupported
+from easel.errors import InvalidRequest
+
+INT64 = 2**63
+MOST_STOP_CHARACTERS = 1024
+
+
+class Body(BaseModel):
+    """The base of all: strict, unknown fields refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    """One more event before `[DONE]`, without choices, that holds the usage of the whole call."""
+
+
+def _kind(value: Any) -> str:
+    """Which form of a parameter with several was meant. Tags begin with `~`, so that they never show in a path."""
+    if not isinstance(value, list):
+        return "~text"
+    first = value[0] if value else ""
+    return "~token_lists" if isinstance(first, list) else "~tokens" if _is_int(first) else "~texts"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+Tokens = list[Annotated[int, Field(ge=0)]]
+Prompt = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[list[str], Tag("~texts"), Field(min_length=1)]
+    | Annotated[Tokens, Tag("~tokens")]
+    | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Tag("~token_lists")],
+    Discriminator(_kind),
+]
+StopString = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
+Stop = Annotated[
+    Annotated[StopString, Tag("~text")] | Annotated[list[StopString], Tag("~texts"), Field(max_length=4)],
+    Discriminator(lambda value: "~texts" if isinstance(value, list) else "~text"),
+]
+
+
+class GenerationBody(Body):
+    """What both routes take."""
+
+    model: str
+    """One of the names that `/v1/models` lists."""
+    stream: bool | None = None
+    """Server-sent events, one for each committed canvas, instead of one JSON object."""
+    stream_options: StreamOptions | None = None
+    """Only with `stream`."""
+    stop: Stop | None = None
+    """Up to 4 strings that end the answer; none of them is part of it."""
+    n: Annotated[int, Field(ge=1)] | None = None
+    """Answers for each prompt, 1 by default."""
+    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    """The same request with the same seed draws the same noise. None: a random one, and 0 at temperature 0."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Scales the checkpoint's own schedule when tokens are drawn; 1 by default. 0: each draw is the most likely."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of an answer."""
+    user: str | None = None
+    """Who asked, in your terms. Never changes an answer."""
+    safety_identifier: str | None = None
+    """The newer name of `user`."""
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the stream ends with usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Prompt
+    """A string, several, token ids, or several lists of them. Strings are plain text: control tokens in them are not
+    recognised; send token ids for those."""
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    """Only the value of `n`: every answer that is made is returned."""
+
+
+class TextPart(Body):
+    """Part of a content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    """`developer` is the newer name of `system`."""
+    content: Annotated[
+        Annotated[str, Tag("~text")] | Annotated[list[TextPart], Tag("~parts"), Field(min_length=1)],
+        Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
+    ]
+    """A string, or a list of text parts."""
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it."""
+        role = "system" if self.role == "developer" else self.role
+        content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+        return {"role": role, "content": content}
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    """The chat so far."""
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The newer name of `max_tokens`."""
+
+
+B = TypeVar("B", CompletionBody, ChatBody)
+
+
+def parse_completion(raw: bytes) -> CompletionBody:
+    """The body of a completion. Raises `InvalidRequest` or `UnsupportedParameter` that names the first wrong field."""
+    body = _validate(CompletionBody, unsupported.without_neutral(_object(raw), unsupported.COMPLETION))
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise InvalidRequest(
+            f"Invalid 'best_of': {body.best_of} is not supported here; leave it out, or send the value of 'n'.",
+            "best_of",
+        )
+    return body
+
+
+def parse_chat(raw: bytes) -> ChatBody:
+    """The body of a chat completion. Raises as `parse_completion`."""
+    data = unsupported.without_neutral(_object(raw), unsupported.CHAT)
+    if "messages" in data:
+        data["messages"] = unsupported.refuse_in_messages(data["messages"])
+    body = _validate(ChatBody, data)
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
+        raise InvalidRequest(
+            "Setting 'max_tokens' and 'max_completion_tokens' to different values is not possible: they are two names "
+            "of the same limit.",
+            "max_tokens",
+        )
+    return body
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        data = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"We could not parse the JSON body of your request: {error}. The API expects a JSON object."
+        ) from None
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"The body of the request must be a JSON object, but it is {_named(data)}.")
+    options = data.get("stream_options")
+    if isinstance(options, dict):
+        options = unsupported.without_neutral(options, unsupported.STREAM_OPTIONS, "stream_options.")
+        data["stream_options"] = options
+        if data.get("stream") is not True:
+            raise InvalidRequest(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options"
+            )
+    return data
+
+
+def _validate(schema: type[B], data: Mapping[str, Any]) -> B:
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        # A misspelt name first: it usually is the reason for the missing one.
+        details = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+        path = ".".join(_short(str(part)) for part in details[0]["loc"] if not str(part).startswith("~"))
+        raise InvalidRequest(_message(details[0], path, schema), path) from None
+
+
+def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    if kind == "extra_forbidden":
+        known = [*schema.model_fields, *(unsupported.CHAT if schema is ChatBody else unsupported.COMPLETION)]
+        match = get_close_matches(path, known, n=1) if "." not in path else []
+        return f"Unknown parameter: '{path}'." + (f" Did you mean '{match[0]}'?" if match else "")
+    if kind == "missing":
+        return f"Missing required parameter: '{path}'."
+    if kind == "literal_error" and isinstance(value, str):
+        return f"Invalid value: '{_short(value)}'. Supported values are: {context['expected']}."
+    for bound, words in _BOUNDS.items():
+        if kind == bound:
+            limit = next(iter(context[key] for key in ("ge", "le", "lt") if key in context))
+            return f"Invalid '{path}': {words} {limit}, but got {_number(value)} instead."
+    if kind == "too_short":
+        return f"Invalid '{path}': empty array. Expected an array with minimum length {context['min_length']}."
+    if kind == "too_long":
+        return (
+            f"Invalid '{path}': array too long. Expected an array with maximum length {context['max_length']}, "
+            f"but got an array with length {context['actual_length']} instead."
+        )
+    if kind == "string_too_short":
+        return f"Invalid '{path}': empty string. Expected a string with minimum length {context['min_length']}."
+    if kind == "string_too_long":
+        return f"Invalid '{path}': string too long. Expected a string with maximum length {context['max_length']}."
+    if kind in _EXPECTED:
+        return f"Invalid type for '{path}': expected {_EXPECTED[kind]}, but got {_named(value)} instead."
+    return f"Invalid '{path}': {error['msg']}."
+
+
+_BOUNDS = {
+    "greater_than_equal": "value below the minimum. Expected a value >=",
+    "less_than_equal": "value above the maximum. Expected a value <=",
+    "less_than": "value above the maximum. Expected a value <",
+}
+_EXPECTED = {
+    "bool_type": "a boolean",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "list_type": "an array",
+    "literal_error": "a string",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+}
+
+
+def _named(value: Any) -> str:
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array"}
+    return "null" if value is None else names.get(type(value), "an object")
+
+
+def _number(value: float) -> str:
+    """Python refuses to write out whole numbers of more than 4300 digits."""
+    return str(value) if abs(value) < 1e300 else "a very large number"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 64 else text[:64] + "..."
