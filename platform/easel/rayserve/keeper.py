@@ -8,8 +8,9 @@ Its standard input is a pipe from `easel serve` on which nothing is ever sent: w
 ended in whatever way, `kill -9` included, the session ends. It leads a Unix session of its own, so that Ctrl-C in a
 terminal reaches `easel serve` alone, which then drains first; and on Linux it adopts what its descendants orphan.
 
-If the keeper itself is killed, the kernel tells `ray start` (PR_SET_PDEATHSIG), `easel serve` ends what is left, and
-if that is gone too, the next `easel serve` does (`easel.rayserve.session.sweep`).
+If the keeper itself is killed, `easel serve` ends what is left. If that is gone too, the kernel tells `ray start`
+(PR_SET_PDEATHSIG), which stops within half a minute, and the next `easel serve` looks after the rest
+(`easel.rayserve.session.sweep`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,7 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
-
 from easel.rayserve import processes
-
-RAY_GRACE_S = 4.0
-"""`ray start --block` ends its processes when it gets SIGTERM: about 1 s, and a few when the machine is busy."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -74,8 +70,8 @@ def keep(command: list[str], log: Path) -> int:
         if ray.pid in _reap():
             result = 1
             break
-    if result == 0:
-        processes.end([psutil.Process(ray.pid)] if psutil.pid_exists(ray.pid) else [], RAY_GRACE_S)
+    # No SIGTERM first: what was to be finished is finished by now, and Ray takes up to 30 s to drain a node that has
+    # nowhere to go.
     left = processes.kill_all(os.environ[processes.SESSION_ENV], os.getpid())
     _reap()
     return 2 if left else result

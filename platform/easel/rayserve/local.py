@@ -113,11 +113,11 @@ class Local:
                 keeper.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 keeper.wait(STOP_S)
-            # Not reaped before this: its number must not be another's while members are looked for by it.
             if keeper.returncode is None:
                 keeper.kill()
+                keeper.wait()
+            # By now nothing is left, unless the keeper itself was killed.
             left = processes.kill_all(self.session.mark, None)
-            keeper.wait()
             if left:
                 raise InternalError(f"processes {[process.pid for process in left]} cannot be ended")
         if self._session is not None and not (self.session.folder / "failed").exists():
@@ -178,6 +178,38 @@ class Local:
         if self._keeper is not None and self._keeper.poll() is not None:
             log = self.session.folder / "ray.log"
             raise InternalError(f"Ray ended by itself; the end of {log}:\n{_tail(log)}")
+
+
+def run(local: Local, say: Say, welcome: Callable[[str, int, Path, Path, str], str]) -> None:
+    """Start, wait for a signal, drain, end everything. Raises `EaselError` where it fails; nothing runs then.
+
+    The first signal drains, the second ends at once. `welcome` makes the text that is printed when requests can come.
+    """
+    count = 0
+
+    def told() -> None:
+        nonlocal count
+        count += 1
+        local.interrupt()
+
+    with signals(told):
+        try:
+            local.start()
+            place = local.session
+            say(
+                welcome(
+                    place.url, place.ports.dashboard, place.token_file, place.logs, local.settings.app.model.names[0]
+                )
+            )
+            local.wait()
+            say("Stopping: no new requests, running ones finish. Ctrl-C again ends them.")
+            first = count
+            local.drain(lambda: count > first)
+        except Interrupted as error:
+            say(error.message)
+        finally:
+            local.kill()
+    say("Stopped.")
 
 
 class Interrupted(EaselError):

@@ -34,19 +34,6 @@ def members(mark: str, keeper: int | None = None) -> list[psutil.Process]:
     return [process for pid, process in found.items() if pid not in own and _alive(process)]
 
 
-def end(processes: Iterable[psutil.Process], grace_s: float) -> None:
-    """SIGTERM, then after `grace_s` SIGKILL to what is left."""
-    waiting = list(processes)
-    for process in waiting:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    deadline = time.monotonic() + grace_s
-    while waiting and time.monotonic() < deadline:
-        waiting = [process for process in waiting if _alive(process)]
-        time.sleep(0.05)
-    kill(waiting)
-
-
 def kill(processes: Iterable[psutil.Process]) -> None:
     """SIGKILL. psutil compares start times, so a pid that was given out anew is left alone."""
     for process in processes:

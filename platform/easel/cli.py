@@ -1,0 +1,208 @@
+"""The `easel` command.
+
+Owns: options, what is printed, exit codes (0 done, 1 failed while running, 2 the configuration or the machine cannot
+do it). Refuses to know: how anything is done. Imports what a command needs when it runs, so that `--help` is instant
+and the base install can show it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from easel import __version__
+from easel.errors import ConfigurationError, EaselError
+
+if TYPE_CHECKING:
+    from easel.settings import ServeSettings
+
+FAILED, WRONG = 1, 2
+NEEDED_TO_SERVE = ("ray", "fastapi", "uvicorn", "psutil", "tokenizers", "numpy")
+
+app = typer.Typer(
+    name="easel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Serve block text-diffusion language models behind an OpenAI-compatible API.
+
+    \b
+    easel serve                          the embedded checkpoint on http://127.0.0.1:8000
+    easel serve --checkpoint DIR         a DiffusionGemma checkpoint of yours
+    easel serve --config FILE            everything else: docs/configuration.md has every setting
+    easel check FILE                     is that file right, and what would it start?
+    """,
+)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings in YAML. Without it, every setting has its default.")
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        "--model",
+        "-m",
+        help="A folder with config.json and safetensors, or embedded:NAME for one that comes with Easel.",
+    ),
+]
+Host = Annotated[
+    str | None, typer.Option(help="Where the API listens. Anything but loopback opens it to the network, unprotected.")
+]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="The API's port. 0 picks a free one.")]
+
+
+@app.command()
+def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = None, host: Host = None) -> None:
+    """Serve a model on this machine until Ctrl-C.
+
+    Starts Ray and Ray Serve on loopback, loads the model, and prints the address and a request to try. Ctrl-C lets
+    running requests finish; a second one ends them. Nothing keeps running afterwards.
+
+    \b
+    easel serve
+    easel serve --checkpoint ~/models/diffusiongemma --port 0
+    easel serve --config deployments/local/easel.yaml
+    """
+    with _errors():
+        settings = _settings(config, checkpoint, port, host)
+        _need_serve_extra()
+        from easel.rayserve import session
+        from easel.rayserve.local import Local, run
+
+        for line in _plan(settings):
+            typer.echo(line)
+        for folder in session.sweep():
+            typer.echo(f"Cleaned up after an earlier run that was killed: {folder}")
+        run(Local(settings, typer.echo), typer.echo, _welcome)
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="Settings in YAML.", show_default=False)] = None,
+    checkpoint: Checkpoint = None,
+    port: Port = None,
+    host: Host = None,
+) -> None:
+    """Check settings, and say what `easel serve` would do with them. Starts nothing.
+
+    \b
+    easel check deployments/local/easel.yaml
+    """
+    with _errors():
+        settings = _settings(config, checkpoint, port, host)
+        for line in _plan(settings):
+            typer.echo(line)
+        typer.echo("The configuration is right.")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turns our errors into one message and an exit code. Anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except ConfigurationError as error:
+        typer.echo(f"easel: {error.message}", err=True)
+        raise typer.Exit(WRONG) from None
+    except EaselError as error:
+        typer.echo(f"easel: {error.message}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _settings(config: Path | None, checkpoint: str | None, port: int | None, host: str | None) -> ServeSettings:
+    """The file's settings with the command line's on top, checked as a whole."""
+    from easel.settings import ServeSettings, load, parse
+
+    settings = ServeSettings() if config is None else load(config)
+    if checkpoint is None and port is None and host is None:
+        return settings
+    data: dict[str, Any] = settings.model_dump()
+    if checkpoint is not None:
+        data["app"]["models"][settings.app.model_key]["checkpoint"] = checkpoint
+    data["local"] |= {key: value for key, value in (("port", port), ("host", host)) if value is not None}
+    return parse(data, "command line" if config is None else f"{config} and command line")
+
+
+def _need_serve_extra() -> None:
+    missing = [name for name in NEEDED_TO_SERVE if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"serving needs more than this installation has ({', '.join(missing)}): pip install 'easel-serve[serve]'"
+        )
+
+
+def _plan(settings: ServeSettings) -> Iterator[str]:
+    """What would be started, a line each. Raises `ConfigurationError` where the checkpoint is not there."""
+    model, local, tiers = settings.app.model, settings.local, settings.deployments
+    folder = model.folder
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    yield f"Model     {', '.join(model.names)}: {model.checkpoint} ({_bytes(size)} in {folder})"
+    yield (
+        f"Engine    {model.engine.kind}, {model.engine.slots} slots, {model.engine.context_tokens} tokens of context, "
+        f"{_replicas(tiers.engine.replicas)} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
+    )
+    yield f"Ingress   {_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
+    yield f"API       http://{local.host}:{local.port or '(a free port)'}, through {_proxy(settings)}"
+    yield f"Dashboard http://127.0.0.1:{local.dashboard_port or '(a free port)'} (Ray's; it asks for a token)"
+    if local.host not in ("127.0.0.1", "::1", "localhost"):
+        yield f"Warning: {local.host} is not loopback: whoever reaches it can use the model, no keys are asked for."
+    if tiers.engine.max_ongoing_requests < model.engine.slots:
+        yield (
+            f"Warning: deployments.engine.max_ongoing_requests ({tiers.engine.max_ongoing_requests}) is below "
+            f"slots ({model.engine.slots}): {model.engine.slots - tiers.engine.max_ongoing_requests} slots stay empty."
+        )
+
+
+def _proxy(settings: ServeSettings) -> str:
+    if find_spec("psutil") is None or find_spec("ray") is None:
+        return "a proxy that comes with the serve extra"
+    from easel.rayserve.session import find_haproxy
+
+    if find_haproxy(settings):
+        return "HAProxy"
+    chosen = settings.local.proxy == "serve"
+    return "Serve's own proxy" + ("" if chosen else " (no HAProxy for this platform: about 13 ms a request more)")
+
+
+def _welcome(url: str, dashboard: int, token_file: Path, logs: Path, name: str) -> str:
+    """What is printed when requests can come."""
+    return f"""
+Listening on {url}. Try:
+
+  curl {url}/v1/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{name}", "prompt": "Hello", "max_tokens": 64}}'
+
+Dashboard  http://127.0.0.1:{dashboard}  (token: cat {token_file})
+Logs       {logs}
+Ctrl-C stops it.
+"""
+
+
+def _replicas(count: int) -> str:
+    return "1 replica" if count == 1 else f"{count} replicas"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
