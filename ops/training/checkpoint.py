@@ -29,7 +29,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     index_path = folder / "model.safetensors.index.json"
     if not index_path.exists():
-        return load_file(folder / "model.safetensors")
+        return dict(load_file(folder / "model.safetensors"))
     weight_map: dict[str, str] = json.loads(index_path.read_text())["weight_map"]
     tensors: dict[str, torch.Tensor] = {}
     for name in sorted(set(weight_map.values())):
@@ -72,7 +72,7 @@ def dequantize_experts(tensors: dict[str, torch.Tensor], dtype: torch.dtype = to
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """transformers' own `DiffusionGemmaForBlockDiffusion` with the folder's weights and generation config, in eval mode.
+    """transformers' `DiffusionGemmaForBlockDiffusion` with the folder's weights and generation config, in eval mode.
 
     Raises:
         ValueError: a tensor is missing, unexpected or of another shape (transformers alone would only warn).

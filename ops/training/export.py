@@ -60,6 +60,21 @@ TEXT_ONLY_VISION_CONFIG: dict[str, Any] = {
 is left of it are three small tensors, stored so that a strict load finds every name."""
 
 
+def empty_vision_tensors(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors that transformers wants of a vision tower of no layers, as zeros; none if it has layers."""
+    vision = config["vision_config"]
+    if vision["num_hidden_layers"]:
+        return {}
+    width, patch = vision["hidden_size"], vision["patch_size"]
+    tower = "model.encoder.vision_tower.patch_embedder"
+    shapes = {
+        f"{tower}.position_embedding_table": (2, vision["position_embedding_size"], width),
+        f"{tower}.input_proj.weight": (width, 3 * patch * patch),
+        "model.encoder.embed_vision.embedding_projection.weight": (config["text_config"]["hidden_size"], width),
+    }
+    return {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+
+
 def canonical_state(state: Mapping[str, torch.Tensor], tied: bool = True) -> dict[str, torch.Tensor]:
     """The state dict without tied copies.
 
@@ -226,7 +241,8 @@ def export_checkpoint(
     """Write the whole checkpoint folder except its model card; returns the weight files.
 
     Args:
-        state: tensors by transformers' name, any float dtype, any device.
+        state: tensors by transformers' name, any float dtype, any device; the vision tensors of a text-only
+            checkpoint may be left out.
         config: content of config.json (`DiffusionGemmaConfig.to_dict()` or written by hand), without quantisation.
         folder: created if missing; weights in it are replaced.
         generation: overrides of `GENERATION_DEFAULTS`.
@@ -239,7 +255,7 @@ def export_checkpoint(
     unknown = set(generation or {}) - set(GENERATION_DEFAULTS)
     if unknown:
         raise ValueError(f"generation has unknown names: {sorted(unknown)}")
-    tensors = disk_tensors(state, search=search)
+    tensors = empty_vision_tensors(config) | disk_tensors(state, search=search)
     text = config["text_config"]
     folder.mkdir(parents=True, exist_ok=True)
     hf_quant_config, quantization_config = quantization_entries(text["num_hidden_layers"])

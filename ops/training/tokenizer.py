@@ -14,6 +14,7 @@ with control tokens and the contents without.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import secrets
@@ -126,12 +127,18 @@ def encode_text(text: str, *, bos: bool = False) -> list[int]:
     return ([BOS] if bos else []) + [BYTE_OFFSET + byte for byte in text.encode("utf-8")]
 
 
+@functools.cache
+def _control_pattern() -> tuple[re.Pattern[str], dict[str, int]]:
+    """What finds the names of control tokens in a text, and the id of each name."""
+    ids_by_name = {control_token(i): i for i in range(BYTE_OFFSET)}
+    return re.compile("(" + "|".join(map(re.escape, ids_by_name)) + ")"), ids_by_name
+
+
 def encode_control(text: str) -> list[int]:
     """Token ids of text from a template: the names of control tokens become those tokens."""
-    names = "|".join(re.escape(control_token(i)) for i in range(BYTE_OFFSET))
-    ids_by_name = {control_token(i): i for i in range(BYTE_OFFSET)}
+    pattern, ids_by_name = _control_pattern()
     ids: list[int] = []
-    for piece in re.split(f"({names})", text):
+    for piece in pattern.split(text):
         ids += [ids_by_name[piece]] if piece in ids_by_name else encode_text(piece)
     return ids
 
@@ -141,12 +148,9 @@ def decode_text(token_ids: Sequence[int]) -> str:
     return bytes(i - BYTE_OFFSET for i in token_ids if i >= BYTE_OFFSET).decode("utf-8", errors="replace")
 
 
-def render_chat(messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
-    """The chat template as text; `variables` are `add_generation_prompt`, `enable_thinking`, `tools`.
-
-    Raises:
-        jinja2.TemplateError: the template refuses a message, with its reason.
-    """
+@functools.cache
+def _chat_template() -> Any:
+    """The compiled template, in the environment that transformers gives one."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -155,8 +159,16 @@ def render_chat(messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = raise_exception
-    template = environment.from_string(CHAT_TEMPLATE.read_text())
-    return template.render(messages=messages, bos_token="<bos>", **variables)
+    return environment.from_string(CHAT_TEMPLATE.read_text(encoding="utf-8"))
+
+
+def render_chat(messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+    """The chat template as text; `variables` are `add_generation_prompt`, `enable_thinking`, `tools`.
+
+    Raises:
+        jinja2.TemplateError: the template refuses a message, with its reason.
+    """
+    return str(_chat_template().render(messages=messages, bos_token="<bos>", **variables))
 
 
 def encode_chat(
