@@ -1,0 +1,186 @@
+"""Ids, limits, log lines and metrics surround every request, whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easel.engine.fake import FakeEngine, Script
+from easel.errors import EngineFailed
+from easel.protocol import GenerationRequest
+from easel.telemetry.names import FIRST_CANVAS_SECONDS, LOG_FIELDS, REQUEST_SECONDS, REQUESTS
+from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
+
+SECRET = "a secret of ours"
+
+
+class Broken(EngineBackend):
+    """Fails as code with a bug does."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(FakeEngine(step_s=0.0))
+        self._after = after
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Any]:  # type: ignore[override]
+        seen = 0
+        if seen == self._after:
+            raise ZeroDivisionError(SECRET)
+        async for event in self.engine.generate(request):
+            yield event
+            seen += 1
+            if seen == self._after:
+                raise ZeroDivisionError(SECRET)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(record.message) for record in caplog.records if record.name == "easel.access"]
+
+
+async def test_the_clients_request_id_comes_back_and_a_missing_or_odd_one_is_replaced(checkpoint: Path) -> None:
+    async with edge(checkpoint) as e:
+        given = await e.client.get("/healthz", headers={"x-request-id": "mine-1"})
+        assert given.headers["x-request-id"] == "mine-1"
+        for wanted in ({}, {"x-request-id": "a b"}, {"x-request-id": "x" * 500}, {"x-request-id": ""}):
+            response = await e.client.get("/nothing", headers=wanted)
+            assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_one_json_line_for_each_request_with_known_fields_only(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "easel.access")
+    async with edge(checkpoint, saying("x")) as e:
+        headers = {"x-request-id": "mine-1", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+        await e.client.post("/v1/completions", json={"model": "easel", "prompt": "secret prompt"}, headers=headers)
+        await e.client.get("/nothing/at/all")
+        await e.client.get("/healthz")
+    first, second = lines(caplog)
+    assert set(first) <= {field.name for field in LOG_FIELDS}
+    seconds, stamp = first.pop("seconds"), first.pop("ts")
+    assert seconds > 0
+    assert stamp > 0
+    assert first == {
+        "level": "INFO",
+        "event": "request",
+        "request_id": "mine-1",
+        "trace_id": "a" * 32,
+        "method": "POST",
+        "route": "/v1/completions",
+        "status": 200,
+        "code": "ok",
+        "model": "easel",
+    }
+    assert second["route"] == "unmatched"
+    assert second["code"] == "not_found"
+    assert "secret" not in caplog.text
+
+
+async def test_metrics_count_a_broken_stream_by_its_error(checkpoint: Path) -> None:
+    script = Script(fail=lambda request, canvas: EngineFailed("x") if canvas else None)
+    async with edge(checkpoint, script) as e:
+        route = "/v1/completions"
+        assert (await e.complete(stream=True, max_tokens=40)).status_code == 200
+        assert e.recorder.total(REQUESTS, model="easel", route=route, code="engine_failed") == 1
+        await e.complete()
+        assert e.recorder.total(REQUESTS, model="easel", route=route, code="ok") == 1
+        await e.complete(model="made up by a client")
+        assert e.recorder.total(REQUESTS, model="none", route=route, code="model_not_found") == 1
+        await e.complete(max_tokens=10**6)
+        assert e.recorder.total(REQUESTS, model="easel", route=route, code="context_length_exceeded") == 1
+        assert len(e.recorder.values[FIRST_CANVAS_SECONDS.name, (("model", "easel"),)]) == 2
+        assert e.recorder.total(REQUEST_SECONDS) > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("after", [0, 1])
+async def test_what_nobody_expected_is_logged_and_never_shown(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture, stream: bool, after: int
+) -> None:
+    backend = Broken(after)
+    await backend.engine.start()
+    async with edge(checkpoint, backend=backend) as e:
+        response = await e.complete(stream=stream)
+        assert SECRET not in response.text
+        assert "ZeroDivisionError" not in response.text
+        assert SECRET in caplog.text
+        assert e.recorder.total(REQUESTS, code="internal_error") == 1
+        if stream and after:
+            body = Stream.of(response.text)
+            assert not body.done
+            assert body.events[-1]["error"]["code"] == "internal_error"
+        else:
+            assert response.status_code == 500
+            assert response.json()["error"]["code"] == "internal_error"
+            assert response.headers["x-request-id"]
+    assert backend.busy == 0
+    await backend.engine.stop()
+
+
+async def test_bodies_over_the_limit_get_a_413_before_they_are_read(checkpoint: Path) -> None:
+    async with edge(checkpoint, saying("x"), api={"max_body_bytes": 2000}) as e:
+        response = await e.complete(user="x" * 2000)
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "request_too_large"
+        assert response.headers["connection"] == "close"
+        assert response.headers["x-request-id"]
+        assert (await e.complete(user="x" * 1000)).status_code == 200
+
+
+async def test_a_chunked_body_without_a_length_is_cut_at_the_limit(checkpoint: Path) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000:
+            sent += 100
+            yield b" " * 100
+
+    async with edge(checkpoint, api={"max_body_bytes": 2000}) as e:
+        response = await e.client.post("/v1/completions", content=endless())
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "request_too_large"
+
+
+async def test_a_body_over_the_limit_over_a_real_server(checkpoint: Path) -> None:
+    import httpx
+
+    async with edge(checkpoint, api={"max_body_bytes": 2000}) as e, served(e.app) as url:
+        async with httpx.AsyncClient() as client:
+            response = await client.post(url + "/v1/chat/completions", content=b"x" * 3000)
+        assert response.status_code == 413
+        assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b'{"model": "easel", "prompt": "a"}', {"content-type": "application/x-www-form-urlencoded"}, 200),
+        (b'{"model": "easel", "prompt": "a"}', {}, 200),
+        (b'{"model": "easel", "prompt": "a"}', {"content-encoding": "gzip"}, 400),
+        (b'{"model": "easel", "prompt": "a"', {}, 400),
+        (b"model=easel", {"content-type": "application/x-www-form-urlencoded"}, 400),
+        (b"[1]", {}, 400),
+        (b"", {}, 400),
+        (b"\xff\xfe", {}, 400),
+        (b'{"model": "easel", "prompt": "\\ud800"}', {}, 400),
+        (b"[" * 100_000, {}, 400),
+        (b'{"model": "easel", "prompt": "a", "temperature": NaN}', {}, 400),
+        (b'{"model": "easel", "prompt": "a", "temperature": 1e999}', {}, 400),
+        (b'{"model": "easel", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", {}, 400),
+        (b'{"model": "easel", "prompt": "a", "' + b"x" * 100_000 + b'": 1}', {}, 400),
+    ],
+)
+async def test_whatever_parses_as_json_is_taken_and_the_rest_refused(
+    checkpoint: Path, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    async with edge(checkpoint, saying("x")) as e:
+        response = await e.client.post("/v1/completions", content=content, headers=headers)
+        assert response.status_code == status, response.text
+        if status == 400:
+            assert response.json()["error"]["type"] == "invalid_request_error"
+            assert len(response.text) < 1000
