@@ -128,10 +128,10 @@ class _Reader:
     def refuse(self, key: str, problem: str) -> ConfigurationError:
         return ConfigurationError(f"{self.where}: {key}: {problem}", param=key)
 
-    def count(self, key: str, default: int | None = None) -> int:
+    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
         value = self.data.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refuse(key, f"a positive integer is needed, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.refuse(key, f"an integer from {least} is needed, not {value!r}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -289,7 +289,7 @@ def _vision(top: _Reader) -> VisionConfig:
     vision = top.section("vision_config")
     vision.among("model_type", ("gemma4_vision",))
     return VisionConfig(
-        layers=vision.count("num_hidden_layers", 16),
+        layers=vision.count("num_hidden_layers", 16, least=0),
         hidden=vision.count("hidden_size", 768),
         intermediate=vision.count("intermediate_size", 3072),
         heads=vision.count("num_attention_heads", 12),

@@ -92,14 +92,14 @@ class ModelWeights:
     norm: torch.Tensor
 
 
-def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype) -> ModelWeights:
-    """The weights in `folder` on the CPU, floats in `dtype`.
+def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> ModelWeights:
+    """The weights in `folder` on `device`, floats in `dtype`.
 
     Raises `ConfigurationError` that names each tensor which is missing, unexpected, or of another shape or type.
     """
     files = _Files(folder)
     files.check(config)
-    return _Layout(files, config, dtype).all()
+    return _Layout(files, config, dtype, device).all()
 
 
 class _Files:
@@ -169,8 +169,8 @@ def _some(problems: list[str]) -> str:
 class _Layout:
     """Puts tensors together the way the model reads them."""
 
-    def __init__(self, files: _Files, config: ModelConfig, dtype: torch.dtype) -> None:
-        self.files, self.config, self.dtype = files, config, dtype
+    def __init__(self, files: _Files, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
+        self.files, self.config, self.dtype, self.device = files, config, dtype, device
 
     def all(self) -> ModelWeights:
         return ModelWeights(
@@ -182,7 +182,7 @@ class _Layout:
         )
 
     def float(self, name: str) -> torch.Tensor:
-        return self.files.read(name).to(self.dtype).contiguous()
+        return self.files.read(name).to(self.device, self.dtype).contiguous()
 
     def gated(self, prefix: str) -> GatedWeights:
         gate, up = self.float(prefix + "gate_proj.weight"), self.float(prefix + "up_proj.weight")
@@ -202,9 +202,9 @@ class _Layout:
             mlp_norm=self.float(prefix + "pre_feedforward_layernorm.weight"),
             mlp=self.gated(prefix + "mlp."),
             mlp_post_norm=self.float(prefix + "post_feedforward_layernorm_1.weight"),
-            router_norm=router_scale.to(self.dtype),
+            router_norm=router_scale.to(self.device, self.dtype),
             router=self.float(prefix + "router.proj.weight"),
-            per_expert_scale=self.files.read(prefix + "router.per_expert_scale").float(),
+            per_expert_scale=self.files.read(prefix + "router.per_expert_scale").to(self.device, torch.float32),
             experts_norm=self.float(prefix + "pre_feedforward_layernorm_2.weight"),
             experts=self.experts(prefix + "experts."),
             experts_post_norm=self.float(prefix + "post_feedforward_layernorm_2.weight"),
@@ -217,8 +217,9 @@ class _Layout:
         config = self.config
         if config.quantisation is None:
             return ExpertWeights(self.float(prefix + "gate_up_proj"), self.float(prefix + "down_proj"))
-        gate_up = torch.empty(config.experts, 2 * config.expert_intermediate, config.hidden, dtype=self.dtype)
-        down = torch.empty(config.experts, config.hidden, config.expert_intermediate, dtype=self.dtype)
+        count, wide, hidden = config.experts, config.expert_intermediate, config.hidden
+        gate_up = torch.empty(count, 2 * wide, hidden, dtype=self.dtype, device=self.device)
+        down = torch.empty(count, hidden, wide, dtype=self.dtype, device=self.device)
         for expert in range(config.experts):
             gate, up = gate_up[expert].chunk(2)
             for part, target in (("gate_proj", gate), ("up_proj", up), ("down_proj", down[expert])):

@@ -1,0 +1,98 @@
+"""From settings and a checkpoint's folder to the parts of an engine: device, type, threads, sizes of the KV pools.
+
+Owns: these choices. Refuses to know: requests, and the loop that drives the parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from easel.engine.native.config import read_generation_defaults, read_model_config
+from easel.engine.native.kv_cache import KvCache
+from easel.engine.native.model import Model
+from easel.engine.native.noise import Noise, PhiloxNoise
+from easel.engine.native.rules import RuleBook
+from easel.engine.native.runner import Runner
+from easel.engine.native.scheduler import Limits, Scheduler
+from easel.engine.native.sequence import PREFILL_CHUNK
+from easel.engine.native.weights import load_weights
+from easel.errors import ConfigurationError
+from easel.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop drives."""
+
+    rules: RuleBook
+    scheduler: Scheduler
+    runner: Runner
+
+
+def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None) -> Parts:
+    """Load the checkpoint in `folder`. Slow: seconds to minutes.
+
+    `exact`: whether answers may depend on what shares the batch; None: never on a CPU, in the last bits on a GPU.
+    Call it in the thread that will run the steps: the number of threads belongs to that one.
+    Raises `ConfigurationError` for what is wrong with the checkpoint, the settings or the machine.
+    """
+    device = _device(settings)
+    torch.set_num_threads(settings.threads or cores())
+    config = read_model_config(folder)
+    defaults = read_generation_defaults(folder)
+    if outside := [token for token in defaults.eos_token_ids if not 0 <= token < config.vocab]:
+        raise ConfigurationError(f"{folder}: eos_token_id {outside} is not in the vocabulary", param="eos_token_id")
+    with torch.inference_mode():
+        model = Model(config, load_weights(folder, config, _dtype(settings, device), device))
+    context = min(settings.context_tokens, config.max_positions)
+    most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
+    kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
+    limits = Limits(settings.slots, settings.prefill_tokens_per_step, settings.max_denoising_steps)
+    runner = Runner(
+        model, defaults, kv, noise or PhiloxNoise(device), exact=device == "cpu" if exact is None else exact
+    )
+    log.info(
+        "model on %s in %s, %d threads, KV blocks: %s",
+        device,
+        str(model.dtype).removeprefix("torch."),
+        torch.get_num_threads(),
+        ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
+    )
+    return Parts(RuleBook(config, defaults, context, most_written), Scheduler(kv, limits, most_written), runner)
+
+
+def _device(settings: EngineSettings) -> str:
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise ConfigurationError("device is cuda, and torch finds no GPU", param="device")
+    return "cuda" if found and settings.device != "cpu" else "cpu"
+
+
+def _dtype(settings: EngineSettings, device: str) -> torch.dtype:
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return named.get(settings.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+
+
+def _pool_sizes(settings: EngineSettings, context: int, window: int, most_written: int) -> tuple[int, int]:
+    """Blocks of the full and of the sliding pool. A sequence needs few sliding blocks, however long it is."""
+    sizes = KvCache(0, 0, settings.kv_block_tokens, window)
+    full = sizes.blocks_for(settings.kv_tokens) if settings.kv_tokens else settings.slots * sizes.blocks_for(context)
+    return full, min(full, settings.slots * sizes.sliding_blocks_for(context, most_written))
+
+
+def cores() -> int:
+    """Cores that this process may use: those it may run on, and no more than its control group's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit = allowed if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        limit = allowed
+    return max(1, min(allowed, limit))
