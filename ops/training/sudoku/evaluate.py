@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from training.sudoku import notation, smalltalk
 from training.sudoku.generator import BANDS, Cells, generate, spoil
-from training.sudoku.model import Attend, Denoiser
+from training.sudoku.model import Denoiser
+from training.sudoku.packing import Attend, Packing, Prompts
 from training.sudoku.sampler import Decoding, decode
-from training.tokenizer import BYTE_OFFSET, TURN_CLOSE, decode_text
+from training.tokenizer import BOS, BYTE_OFFSET, TURN_CLOSE, decode_text, encode_text
 
 Puzzles = dict[str, tuple[Cells, Cells]]
-CAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+CAPS = (1, 2, 4, 6, 8, 12, 16, 32, 48)
 
 
 def prompt_ids(template: list[int], puzzle: Cells, empty: str = ".") -> list[int]:
@@ -33,42 +33,54 @@ def prompt_ids(template: list[int], puzzle: Cells, empty: str = ".") -> list[int
 
 
 class Examiner:
-    """Decodes prompts in batches of `rows` with prompts padded to `length`, so that compiled shapes are met again."""
+    """Decodes prompts in the batches that training uses, so that compiled shapes are met again."""
 
-    def __init__(
-        self, model: Denoiser, attention: Callable[[Tensor], Attend], rows: int, length: int, device: torch.device
-    ) -> None:
-        self.model, self.rows, self.length, self.device = model, rows, length, device
-        self.pad = torch.zeros(rows, dtype=torch.long, device=device)
-        self.attend = attention(self.pad)
+    def __init__(self, model: Denoiser, packing: Packing, attend: Attend, device: torch.device) -> None:
+        self.model, self.packing, self.attend, self.device = model, packing, attend, device
+        self.sizes = {notation.SHORT: packing.n_short, notation.LONG: packing.n_long}
 
-    def canvases(self, prompts: list[list[int]], how: Decoding, adaptive: bool = True) -> tuple[Tensor, Tensor]:
-        """Argmax canvases [n, C] and steps [n], on the CPU."""
+    def canvases(
+        self, prompts: list[list[int]], how: Decoding, adaptive: bool = True, length: int = notation.SHORT
+    ) -> tuple[Tensor, Tensor]:
+        """Argmax canvases [n, C] and steps [n], on the CPU; prompts have at most `length` tokens."""
         canvases, steps = [], []
-        for at in range(0, len(prompts), self.rows):
-            part = prompts[at : at + self.rows]
-            ids, pad = notation.padded(part + part[-1:] * (self.rows - len(part)), self.length)
-            prompt = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-            self.pad.copy_(torch.from_numpy(pad).long())
+        size = self.sizes[length]
+        first = 0 if length == notation.SHORT else self.packing.n_short
+        chosen = slice(first, first + size)
+        shape, total = self.model.shape, sum(self.sizes.values())
+        for at in range(0, len(prompts), size):
+            part = prompts[at : at + size]
+            ids, pads = {}, {}
+            for other, n in self.sizes.items():  # rows of the other length carry something and are not looked at
+                texts = part + part[-1:] * (size - len(part)) if other == length else [[BOS]] * n
+                tokens, pad = notation.padded(texts, other)
+                ids[other] = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
+                pads[other] = torch.from_numpy(pad).long().to(self.device)
+            packed = Prompts(ids[notation.SHORT], ids[notation.LONG], pads[notation.SHORT], pads[notation.LONG])
+            self.packing.look_at(packed)
+            x = torch.zeros(total, shape.canvas_length, dtype=torch.long, device=self.device)
+            last = torch.zeros(total, shape.canvas_length, shape.vocab_size, dtype=torch.bfloat16, device=self.device)
+            use = torch.zeros(total, dtype=torch.bool, device=self.device)
 
-            def logits_of(x: Tensor, previous: Tensor, use: Tensor, prompt: Tensor = prompt) -> Tensor:
+            def logits_of(canvas: Tensor, previous: Tensor, using: Tensor) -> Tensor:
+                x[chosen], last[chosen], use[chosen] = canvas, previous, using  # noqa: B023
                 with torch.enable_grad():  # the graph that training compiled serves here too
-                    hidden, _ = self.model(prompt, x, previous, use, self.attend)
-                return self.model.logits(hidden[:, self.length :].detach())
+                    hidden, _ = self.model(packed, x, last, use, self.packing, self.attend)  # noqa: B023
+                return self.model.logits(self.packing.canvases(hidden.detach())[chosen])
 
-            shape = self.model.shape
             answer, taken = decode(
-                logits_of, self.rows, shape.canvas_length, shape.vocab_size, how, self.device, adaptive=adaptive
+                logits_of, size, shape.canvas_length, shape.vocab_size, how, self.device, adaptive=adaptive
             )
             canvases.append(answer[: len(part)].cpu())
             steps.append(taken[: len(part)].cpu())
         return torch.cat(canvases), torch.cat(steps)
 
     def solve_rate(
-        self, prompts: list[list[int]], answers: list[list[int]], how: Decoding, adaptive: bool = True
+        self, prompts: list[list[int]], answers: list[list[int]], how: Decoding, adaptive: bool = True,
+        length: int = notation.SHORT,
     ) -> dict[str, float]:
         """Share of answers exactly right, and the steps taken."""
-        got, steps = self.canvases(prompts, how, adaptive)
+        got, steps = self.canvases(prompts, how, adaptive, length)
         right = (got == torch.tensor(answers)).all(-1)
         taken = steps.float()
         return {
@@ -110,12 +122,14 @@ def tune(examiner: Examiner, puzzles: Puzzles, start: Decoding) -> tuple[Decodin
     """The best decoding parameters on validation puzzles: rate first (mean of the bands), then fewer steps."""
     tried: list[dict[str, Any]] = []
 
+    third = examiner.packing.n_short // len(puzzles)  # one batch holds as much of each band
+    prompts = [p for few, _ in puzzles.values() for p in chat_prompts(few[:third])]
+    truth = [a for _, few in puzzles.values() for a in answers(few[:third])]
+
     def score(how: Decoding) -> float:
-        bands = by_band(examiner, puzzles, how)
-        rate = float(np.mean([b["rate"] for b in bands.values()]))
-        steps = float(np.mean([b["steps_mean"] for b in bands.values()]))
-        tried.append({"decoding": asdict(how), "bands": bands, "rate": rate, "steps": steps})
-        return rate - 0.0004 * steps
+        result = examiner.solve_rate(prompts, truth, how)
+        tried.append({"decoding": asdict(how), **result})
+        return result["rate"] - 0.0004 * result["steps_mean"]
 
     best, best_score = start, score(start)
     choices: dict[str, tuple[Any, ...]] = {
@@ -133,21 +147,23 @@ def tune(examiner: Examiner, puzzles: Puzzles, start: Decoding) -> tuple[Decodin
     return best, tried
 
 
-def by_notation(examiner: Examiner, seed: int, banned: NDArray[np.uint64], how: Decoding, n: int = 256) -> dict[str, Any]:
+def by_notation(
+    examiner: Examiner, seed: int, banned: NDArray[np.uint64], how: Decoding, length: int, n: int = 256
+) -> dict[str, Any]:
     """Right answers among fresh puzzles (32 to 44 givens) in every notation that fits, and among what has no answer."""
     rng = random.Random(seed)
     puzzles, solutions = generate(seed, np.full((n, 1), 36), banned)
     right = answers(solutions)
-    fits = [t for t in (notation._template(rng, examiner.length) for _ in range(4 * n)) if len(t) <= examiner.length]
+    fits = [t for t in (notation._template(rng, length) for _ in range(4 * n)) if len(t) <= length]
     cells = np.concatenate((puzzles, np.roll(puzzles, 1, 0), np.roll(solutions, 1, 0)), axis=1)
     mixed = [prompt_ids(t, c, rng.choice(".0_*")) for t, c in zip(fits[:n], cells, strict=True)]
-    out: dict[str, Any] = {"puzzles in mixed notations": examiner.solve_rate(mixed, right, how)}
+    out: dict[str, Any] = {"puzzles in mixed notations": examiner.solve_rate(mixed, right, how, length=length)}
     clash = spoil(seed, puzzles)
     for name, part in (("no solution, plain clash", clash[1::2]), ("no solution, hidden", clash[0::2])):
         said = [notation.canvas_ids(notation.NO_SOLUTION)] * len(part)
-        out[name] = examiner.solve_rate(chat_prompts(part), said, how)
-    texts = smalltalk.prompts(seed, n, examiner.length)
-    out["no puzzle"] = examiner.solve_rate(texts, [notation.canvas_ids(notation.NO_PUZZLE)] * n, how)
+        out[name] = examiner.solve_rate(chat_prompts(part), said, how, length=length)
+    texts = smalltalk.prompts(seed, n, length)
+    out["no puzzle"] = examiner.solve_rate(texts, [notation.canvas_ids(notation.NO_PUZZLE)] * n, how, length=length)
     return out
 
 
@@ -161,22 +177,19 @@ def samples(examiner: Examiner, prompts: list[list[int]], how: Decoding) -> list
     return out
 
 
-def report(examiners: dict[int, Examiner], held_out: Puzzles, validation: Puzzles, how: Decoding) -> dict[str, Any]:
+def report(short: Examiner, held_out: Puzzles, validation: Puzzles, how: Decoding) -> dict[str, Any]:
     """Everything the model card says: parameters tuned on validation puzzles, then the held-out figures."""
     from training.sudoku.generator import invariants
 
     started = time.monotonic()
-    short = examiners[notation.SHORT]
     best, tried = tune(short, validation, how)
     out: dict[str, Any] = {"decoding": asdict(best), "tuning": tried}
     out["held_out"] = by_band(short, held_out, best)
     out["held_out_default_decoding"] = by_band(short, held_out, Decoding())
     out["against_step_cap"] = against_step_cap(short, held_out, best)
     banned = np.concatenate([invariants(s) for _, s in (*held_out.values(), *validation.values())])
-    out["notations"] = {str(length): by_notation(e, 7, banned, best) for length, e in examiners.items()}
+    out["notations"] = {str(n): by_notation(short, 7, banned, best, n) for n in (notation.SHORT, notation.LONG)}
     texts = ["Hi", "What is the capital of France?", "53..7....", "0" * 81]
-    from training.tokenizer import encode_text
-
     out["samples"] = samples(short, [notation.chat_ids(encode_text(t)) for t in texts], best)
     out["bands"] = {name: list(span) for name, span in BANDS.items()}
     out["seconds"] = round(time.monotonic() - started, 1)

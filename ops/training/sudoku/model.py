@@ -1,8 +1,7 @@
 """DiffusionGemma's text stack written for training speed, with transformers' parameter names.
 
-Prompt and canvas go through each layer as one sequence [B, P + C]: the prompt half is the encoder (causal), the canvas
-half the decoder (sees everything), so each weight is read once. Prompts are padded on the left; rotary positions are
-relative, so the padding shifts nothing. Every expert runs on every token and the router's zeros drop the rest: at this
+Prompt and canvas go through each layer as one sequence: the prompt part is the encoder (causal), the canvas part the
+decoder (sees everything), so each weight is read once; `packing` says who sees whom. Every expert runs on every token and the router's zeros drop the rest: at this
 size two large matmuls beat sorting tokens. Expert weights pass through NVFP4 (straight-through) when asked to.
 
 Knows nothing of Sudoku, losses or optimizers. `tests/unit/training` holds it to transformers' logits.
@@ -10,7 +9,6 @@ Knows nothing of Sudoku, losses or optimizers. `tests/unit/training` holds it to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training.export import TEXT_ONLY_VISION_CONFIG
 from training.nvfp4 import fake_quantize
+from training.sudoku.packing import Attend, Packing, Prompts
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 EPS = 1e-6
 SOFTCAP = 30.0
 
@@ -188,8 +186,9 @@ class Router(nn.Module):
         self.scale = nn.Parameter(torch.ones(shape.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(shape.num_experts))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [..., E], zero for experts not chosen, and the load-balancing loss (1 when even)."""
+    def forward(self, x: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [..., E], zero for experts not chosen, and the load-balancing loss (1 when even) over the positions
+        [...] that count."""
         # bf16 rounding here as in the served model: which experts are chosen must not depend on who runs it.
         h = unit_rms(x).to(x.dtype) * self.scale.to(x.dtype) * x.shape[-1] ** -0.5
         p = torch.softmax(self.proj(h).float(), dim=-1)
@@ -200,8 +199,9 @@ class Router(nn.Module):
         chosen = (ahead.sum(-1) < self.top_k).float()  # a top-k that fuses: E is small
         weights = p * chosen
         weights = weights / weights.sum(-1, keepdim=True) * self.per_expert_scale
-        load = chosen.flatten(0, -2).mean(0) * (p.shape[-1] / self.top_k)
-        balance = (load.detach() * p.flatten(0, -2).mean(0)).sum()
+        share = (counted / counted.sum())[..., None]
+        load = (chosen * share).flatten(0, -2).sum(0) * (p.shape[-1] / self.top_k)
+        balance = (load.detach() * (p * share).flatten(0, -2).sum(0)).sum()
         return weights, balance
 
 
@@ -239,10 +239,12 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm_2 = Norm(width)
         self.post_feedforward_layernorm = Norm(width, post)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, quantized: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, counted: Tensor, attend: Attend, quantized: bool
+    ) -> tuple[Tensor, Tensor]:
         h = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cos, sin, attend))
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(h)))
-        weights, balance = self.router(h)
+        weights, balance = self.router(h, counted)
         routed = self.experts(self.pre_feedforward_layernorm_2(h), weights, quantized)
         return h + self.post_feedforward_layernorm(dense + self.post_feedforward_layernorm_2(routed)), balance
 
@@ -273,8 +275,11 @@ class Denoiser(nn.Module):
         self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.num_hidden_layers))
         self.norm = Norm(shape.hidden_size)
 
-    def embed(self, prompt: Tensor, canvas: Tensor, previous: Tensor, use_previous: Tensor) -> Tensor:
-        """Layer input [B, P + C, H]; `previous` are last step's logits [B, C, V], used where the mask [B] is true."""
+    def embed(self, tokens: Tensor, canvas: Tensor, previous: Tensor, use_previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded prompts [..., H] for token ids [...], and embedded canvases [N, C, H].
+
+        `previous` are last step's logits [N, C, V], used where the mask [N] is true.
+        """
         # Looked up as a matmul with one-hot rows: the gradient of a gather would be atomic adds into a few hot rows.
         table = self.embed_tokens.weight.to(self.dtype)
         ids = torch.arange(self.shape.vocab_size, device=table.device)
@@ -282,7 +287,7 @@ class Denoiser(nn.Module):
         soft = torch.softmax(previous.float(), dim=-1).to(self.dtype) @ table * root
         soft = soft * use_previous.to(self.dtype)[:, None, None]
         noisy = self.self_conditioning((canvas[..., None] == ids).to(self.dtype) @ table * root, soft)
-        return torch.cat(((prompt[..., None] == ids).to(self.dtype) @ table * root, noisy), dim=1)
+        return (tokens[..., None] == ids).to(self.dtype) @ table * root, noisy
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V] of final hidden states, softcapped."""
@@ -290,14 +295,16 @@ class Denoiser(nn.Module):
         return SOFTCAP * torch.tanh(scores / SOFTCAP)
 
     def forward(
-        self, prompt: Tensor, canvas: Tensor, previous: Tensor, use_previous: Tensor, attend: Attend
+        self, prompts: Prompts, canvas: Tensor, previous: Tensor, use_previous: Tensor, packing: Packing, attend: Attend
     ) -> tuple[Tensor, Tensor]:
-        """Final hidden states [B, P + C, H] and the mean load-balancing loss."""
-        x = self.embed(prompt, canvas, previous, use_previous)
+        """Final hidden states [R, L, H] of the packed rows and the mean load-balancing loss."""
+        embedded, noisy = self.embed(packing.pack_tokens(prompts), canvas, previous, use_previous)
+        x = packing.place(embedded, noisy)
         turns = self.turns(x.shape[1], x.device)
+        counted = packing.counted()
         balance = x.new_zeros((), dtype=torch.float32)
         for layer in self.layers:
-            x, uneven = layer(x, *turns[layer.full], attend, self.quantized)
+            x, uneven = layer(x, *turns[layer.full], counted, attend, self.quantized)
             balance = balance + uneven
         return x, balance / len(self.layers)
 
@@ -315,43 +322,3 @@ class Denoiser(nn.Module):
             state[f"model.decoder.layers.{i}.layer_scalar"] = ones.clone()
             state[f"model.encoder.language_model.layers.{i}.layer_scalar"] = ones.clone()
         return state
-
-
-def visible(pad: Tensor, prompt_length: int, q: Tensor, k: Tensor, row: Tensor) -> Tensor:
-    """Whether query position q sees key position k: the prompt looks back, the canvas at all, nobody at padding."""
-    return (k >= pad[row]) & ((k <= q) | (q >= prompt_length))
-
-
-def masked_attention(pad: Tensor, prompt_length: int, length: int) -> Attend:
-    """Attention with an explicit mask, for any device; padding [B] is the number of pad tokens on the left."""
-    at = torch.arange(length, device=pad.device)
-    rows = torch.arange(len(pad), device=pad.device)
-    mask = visible(pad, prompt_length, at[:, None], at[None, :], rows[:, None, None])
-    mask = mask | (at[:, None] == at[None, :])  # a padded query needs one key; nobody reads its output
-    mask = mask[:, None]
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=True)
-
-    return attend
-
-
-def flex_attention_over(pad: Tensor, prompt_length: int, length: int) -> Attend:
-    """The same on a GPU through FlexAttention. `pad` is read at each call: overwrite it in place for new prompts."""
-    from torch.nn.attention.flex_attention import BlockMask, flex_attention
-
-    def mask_mod(row: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return visible(pad, prompt_length, q, k, row) | (q == k)
-
-    # All blocks are listed as partial, so that the mask is consulted everywhere: sequences are 2 to 4 blocks long.
-    blocks = (length + 127) // 128
-    counts = torch.full((1, 1, blocks), blocks, dtype=torch.int32, device=pad.device)
-    indices = torch.arange(blocks, dtype=torch.int32, device=pad.device).expand(1, 1, blocks, blocks).contiguous()
-    block_mask = BlockMask.from_kv_blocks(
-        counts, indices, BLOCK_SIZE=128, mask_mod=mask_mod, seq_lengths=(length, length)
-    )
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return flex_attention(q, k, v, block_mask=block_mask, scale=1.0, enable_gqa=True)  # type: ignore[return-value]
-
-    return attend

@@ -38,15 +38,9 @@ class Source:
     def __init__(
         self, seed: int, grids: int, banned: NDArray[np.uint64], device: torch.device, *, threads: int, variants: int = 4096
     ) -> None:
-        rng = np.random.default_rng(seed)
-        targets = np.stack([rng.integers(low, high + 1, grids) for low, high in COLUMNS], axis=1)
-        targets = -np.sort(-targets, axis=1)  # the hardest puzzle of a grid comes last
-        puzzles, solutions = generate(seed, targets, banned, threads=threads)
-        hopeless = spoil(seed, puzzles[rng.permutation(len(puzzles))[: max(64, grids // 8)]])
-        self.device = device
-        self.puzzles = torch.from_numpy(puzzles.reshape(grids, 4, 81)).to(device)
-        self.solutions = torch.from_numpy(solutions.reshape(grids, 4, 81)[:, 0].copy()).to(device)
-        self.hopeless = torch.from_numpy(hopeless).to(device)
+        self.device, self.banned = device, banned
+        self.fill(seed, grids, threads)
+        # `generate` sorts a grid's targets to fall, so the columns come out in the opposite order.
         self.shares = torch.tensor(COLUMN_SHARES[::-1], device=device)
         layout, cell = notation.answer_layout()
         self.layout, self.cell = self._long(layout), self._long(cell)
@@ -63,6 +57,18 @@ class Source:
             self.prompts[length] = self._long(made.entries), self._long(made.pad), self._long(made.empty)
             ids, pad = notation.padded(smalltalk.prompts(seed, 4 * variants, length), length)
             self.texts[length] = self._long(ids), self._long(pad)
+
+    def fill(self, seed: int, grids: int, threads: int) -> None:
+        """Replace the pool; may run in a thread of its own while `draw` goes on."""
+        rng = np.random.default_rng(seed)
+        targets = np.stack([rng.integers(low, high + 1, grids) for low, high in COLUMNS], axis=1)
+        puzzles, solutions = generate(seed, targets, self.banned, threads=threads)
+        hopeless = spoil(seed, puzzles[rng.permutation(len(puzzles))[: max(64, grids // 8)]])
+        self.pool = (
+            torch.from_numpy(puzzles.reshape(grids, 4, 81)).to(self.device),
+            torch.from_numpy(solutions.reshape(grids, 4, 81)[:, 0].copy()).to(self.device),
+            torch.from_numpy(hopeless).to(self.device),
+        )
 
     def _long(self, array: NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self.device)
@@ -102,17 +108,18 @@ class Source:
     def draw(self, n: int, length: int) -> Examples:
         """n fresh examples with prompts of `length` tokens."""
         device = self.device
-        grid = torch.randint(len(self.puzzles), (n,), device=device)
+        pool, answers, hopeless = self.pool  # taken once: `fill` may replace it
+        grid = torch.randint(len(pool), (n,), device=device)
         column = torch.multinomial(self.shares, n, replacement=True)
         digits, cells = self._symmetry(n)
-        puzzles = digits.gather(1, self.puzzles[grid, column].long().gather(1, cells))
-        solutions = digits.gather(1, self.solutions[grid].long().gather(1, cells))
-        wrong = torch.randint(len(self.hopeless), (n,), device=device)
-        hopeless = digits.gather(1, self.hopeless[wrong].long().gather(1, cells))
+        puzzles = digits.gather(1, pool[grid, column].long().gather(1, cells))
+        solutions = digits.gather(1, answers[grid].long().gather(1, cells))
+        wrong = torch.randint(len(hopeless), (n,), device=device)
+        spoiled = digits.gather(1, hopeless[wrong].long().gather(1, cells))
         kind = torch.rand(n, device=device)
         is_hopeless = kind < NO_SOLUTION_SHARE
         is_text = kind > 1 - NO_PUZZLE_SHARE
-        puzzles = torch.where(is_hopeless[:, None], hopeless, puzzles)
+        puzzles = torch.where(is_hopeless[:, None], spoiled, puzzles)
         prompt, pad = self.render(length, puzzles, solutions)
         target, weight = self.answers(puzzles, solutions)
         for index, rows in enumerate((is_hopeless, is_text)):

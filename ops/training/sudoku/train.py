@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
-from training.sudoku import evaluate, heldout, notation
+from training.sudoku import evaluate, heldout
 from training.sudoku.generator import invariants
-from training.sudoku.model import Attend, Denoiser, Shape, flex_attention_over, masked_attention
+from training.sudoku.model import Denoiser, Shape
 from training.sudoku.optimizer import Optimizer, average, rate
+from training.sudoku.packing import Packing
 from training.sudoku.rollout import Rollout
 from training.sudoku.sampler import Decoding
 from training.sudoku.source import Source
@@ -34,21 +35,23 @@ ENCODER_ROWS = 8
 """One row in so many also carries the encoder's next-token loss: givens are random, so there is little to learn."""
 
 
-def objective(model: Denoiser, hidden: Tensor, prompt: Tensor, pad: Tensor, target: Tensor, weight: Tensor) -> Any:
-    """Loss and detached bf16 logits [B, C, V]: weighted cross-entropy over the canvas, next-token loss on the prompt."""
-    length = prompt.shape[1]
-    logits = model.logits(hidden[:, length:])
+def objective(
+    model: Denoiser, hidden: Tensor, packing: Packing, prompt: Tensor, pad: Tensor, target: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, its canvas part, and detached bf16 logits [N, C, V]: weighted cross-entropy over the canvases, next-token
+    loss on some of the short prompts."""
+    logits = model.logits(packing.canvases(hidden))
     canvas = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none") * weight.flatten()
     some = max(1, prompt.shape[0] // ENCODER_ROWS)
-    ahead = model.logits(hidden[:some, : length - 1])
-    seen = (torch.arange(length - 1, device=pad.device) >= pad[:some, None]).flatten().float()
+    ahead = model.logits(packing.short_examples(hidden)[:some, : prompt.shape[1] - 1])
+    seen = (torch.arange(prompt.shape[1] - 1, device=pad.device) >= pad[:some, None]).flatten().float()
     encoder = F.cross_entropy(ahead.flatten(0, 1), prompt[:some, 1:].flatten(), reduction="none") * seen
     canvas_loss, encoder_loss = canvas.sum() / weight.sum(), encoder.sum() / seen.sum()
     return canvas_loss + ENCODER_WEIGHT * encoder_loss, canvas_loss.detach(), logits.detach().to(torch.bfloat16)
 
 
 class Trainer:
-    """Model, averaged model, optimizer and the two batches; `step` is one update."""
+    """Model, averaged model, optimizer and the batch; `step` is one update."""
 
     def __init__(self, args: argparse.Namespace, shape: Shape, source: Source, device: torch.device) -> None:
         torch.manual_seed(args.seed)
@@ -60,13 +63,10 @@ class Trainer:
         self.averaged.load_state_dict(self.model.state_dict())
         self.optimizer = Optimizer(self.model, muon=args.muon)
         self.objective = objective
-        self.attention = flex_attention_over if cuda else masked_attention
-        self.batches: dict[int, Rollout] = {}
-        self.attends: dict[int, Attend] = {}
-        for length, rows in ((notation.SHORT, args.rows_short), (notation.LONG, args.rows_long)):
-            batch = Rollout(source, rows, length, shape.vocab_size)
-            self.batches[length] = batch
-            self.attends[length] = self.attention(batch.pad, length, length + shape.canvas_length)
+        self.batch = Rollout(source, args.rows_short, args.rows_long, shape.vocab_size)
+        # Training and evaluation share packing and attention: a batch sets the padding before its pass.
+        self.packing = Packing(args.rows_short, args.rows_long, device)
+        self.attend = self.packing.flex_attention() if cuda else self.packing.masked_attention()
         self.steps, self.elapsed = 0, 0.0
         if args.compile:
             import torch._dynamo as dynamo
@@ -77,37 +77,38 @@ class Trainer:
                     layer.compile(dynamic=False)
                 model.embed = torch.compile(model.embed, dynamic=False)  # type: ignore[method-assign]
             self.objective = torch.compile(objective, dynamic=False)
-            from training.sudoku import rollout, sampler
 
-            rollout.propose = torch.compile(sampler.propose, dynamic=False)  # type: ignore[attr-defined]
+    def examiner(self) -> evaluate.Examiner:
+        return evaluate.Examiner(self.averaged, self.packing, self.attend, self.device)
 
-    def attend_for(self, rows: int, length: int) -> Callable[[Tensor], Attend]:
-        total = length + self.model.shape.canvas_length
-        return lambda pad: self.attention(pad, length, total)
-
-    def step(self, progress: float) -> dict[str, Tensor]:
-        """One update on both batches; the figures stay on the device."""
+    def step(self, progress: float, narrate: Callable[[str], None] = lambda _: None) -> dict[str, Tensor]:
+        """One update; the figures stay on the device. `narrate` is told of the parts as they end."""
         max_age = 2 + int(14 * min(1.0, progress / 0.25))
-        figures: dict[str, Tensor] = {}
-        all_rows = sum(b.rows for b in self.batches.values())
-        for length, batch in self.batches.items():
-            hidden, balance = self.model(
-                batch.prompt, batch.canvas, batch.previous, batch.use_previous, self.attends[length]
-            )
-            loss, canvas_loss, logits = self.objective(
-                self.model, hidden, batch.prompt, batch.pad, batch.target, batch.weight
-            )
-            ((loss + BALANCE_WEIGHT * balance) * (batch.rows / all_rows)).backward()
-            late = batch.decoding & (batch.age >= 3)
-            right = batch.advance(logits, max_age)
-            figures |= {
-                f"loss_{length}": canvas_loss,
-                f"balance_{length}": balance.detach(),
-                f"right_{length}": (right & late).sum() / late.sum().clamp(min=1),
-            }
+        batch = self.batch
+        self.packing.look_at(batch.prompts)
+        hidden, balance = self.model(
+            batch.prompts, batch.canvas, batch.previous, batch.use_previous, self.packing, self.attend
+        )
+        narrate("forward")
+        loss, canvas_loss, logits = self.objective(
+            self.model, hidden, self.packing, batch.prompts.short, batch.prompts.short_pad, batch.target, batch.weight
+        )
+        narrate("objective")
+        (loss + BALANCE_WEIGHT * balance).backward()
+        narrate("backward")
+        late = batch.decoding & (batch.age >= 3)
+        right = batch.advance(logits, max_age)
+        narrate("advance")
+        figures = {
+            "loss": canvas_loss,
+            "balance": balance.detach(),
+            "right_late": (right & late).sum() / late.sum().clamp(min=1),
+            "late": late.float().mean(),
+        }
         self.optimizer.step(rate(self.args.lr, self.steps, progress))
         self.steps += 1
         average(self.averaged, self.model, min(self.args.ema, self.steps / (self.steps + 20)))
+        narrate("optimizer")
         return figures
 
     def save(self, folder: Path) -> None:
@@ -156,17 +157,24 @@ def profile(trainer: Trainer) -> None:
 def train(trainer: Trainer, args: argparse.Namespace, log: Callable[[dict[str, Any]], None]) -> bool:
     """Run until the planned seconds are used up (True) or `--stop-after` (False)."""
     device, validation = trainer.device, heldout.bands(heldout.VALIDATION_SEED + 1, 1 + args.rows_short // 3)
-    examiner = evaluate.Examiner(
-        trainer.averaged, trainer.attend_for(args.rows_short, notation.SHORT), args.rows_short, notation.SHORT, device
-    )
+    examiner = trainer.examiner()
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     process_start = args.process_start
     warm = time.monotonic()
-    trainer.step(trainer.elapsed / args.seconds)
-    sync()
+
+    def narrate(part: str) -> None:
+        sync()
+        log({"event": part, "seconds": round(time.monotonic() - warm, 1)})
+
+    trainer.step(trainer.elapsed / args.seconds, narrate)
+    args.filling.join()
     log({"event": "compiled", "seconds": round(time.monotonic() - warm, 1), "since_start": time.monotonic() - process_start})
     if args.profile:
         profile(trainer)
+    if args.wall is not None:
+        args.seconds = trainer.elapsed + args.wall - (time.monotonic() - process_start)
+        log({"event": "planned", "seconds": round(args.seconds, 1)})
+    last_snapshot = time.monotonic()
     mark, mark_steps, last_eval = time.monotonic(), trainer.steps, time.monotonic()
     base = trainer.elapsed
     start = time.monotonic()
@@ -185,16 +193,20 @@ def train(trainer: Trainer, args: argparse.Namespace, log: Callable[[dict[str, A
             now = time.monotonic()
             per_step = (now - mark) / (trainer.steps - mark_steps)
             line: dict[str, Any] = {k: round(float(v), 4) for k, v in figures.items()}
-            rows = sum(b.rows for b in trainer.batches.values())
+            rows = trainer.batch.rows
             log({
                 "step": trainer.steps, "elapsed": round(trainer.elapsed, 1), **line,
                 "ms_per_step": round(1000 * per_step, 1), "rows_per_second": round(rows / per_step),
                 "lr": round(rate(args.lr, trainer.steps, progress), 6),
             })  # fmt: skip
             mark, mark_steps = now, trainer.steps
+            if not np.isfinite(line["loss"]):
+                raise RuntimeError(f"the loss is {line['loss']} at step {trainer.steps}")
+        if now - last_snapshot >= args.snapshot_every:
+            write_parts(trainer.averaged, args.out)
+            last_snapshot = time.monotonic()
         if now - last_eval >= args.eval_every:
             how = Decoding(max_denoising_steps=16)
-            bands = {}
             # one batch holds a third of each band
             prompts = [p for puzzles, _ in validation.values() for p in evaluate.chat_prompts(puzzles[: args.rows_short // 3])]
             truth = [a for _, s in validation.values() for a in evaluate.answers(s[: args.rows_short // 3])]
@@ -211,11 +223,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1380, help="planned training time in all calls")
     parser.add_argument("--stop-after", type=float, default=1e9, help="seconds from start after which to save and stop")
+    parser.add_argument("--wall", type=float, help="plan instead to end the training this long after the start, compiling included")
+    parser.add_argument("--snapshot-every", type=float, default=200, help="seconds between copies of the averaged weights")
     parser.add_argument("--out", type=Path, required=True, help="log, weights and evaluation")
     parser.add_argument("--state", type=Path, help="where to keep what a resumption needs; resumed from if it is there")
-    parser.add_argument("--rows-short", type=int, default=1024)
-    parser.add_argument("--rows-long", type=int, default=64)
-    parser.add_argument("--grids", type=int, default=1_000_000)
+    parser.add_argument("--rows-short", type=int, default=512)
+    parser.add_argument("--rows-long", type=int, default=32)
+    parser.add_argument("--grids", type=int, default=500_000)
     parser.add_argument("--threads", type=int, default=16, help="of the generator")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--muon", type=float, default=2.0, help="update size of matrices against AdamW's; 0: AdamW only")
@@ -257,13 +271,21 @@ def main(argv: list[str] | None = None) -> None:
     made = time.monotonic()
     # A resumed run draws a new pool: there is no end to puzzles.
     seed = args.seed + (int(1e6) + int(time.time()) if resumed else 0)
-    source = Source(seed, args.grids, banned, device, threads=args.threads)
+    source = Source(seed, min(args.grids, 20_000), banned, device, threads=args.threads)
+
+    def fill() -> None:
+        source.fill(seed + 1, args.grids, args.threads)
+        log({"event": "pool", "puzzles": 4 * args.grids, "seconds": round(time.monotonic() - made, 1)})
+
+    filling = threading.Thread(target=fill, daemon=True)  # the kernels are compiled meanwhile
+    filling.start()
+    args.filling = filling
     trainer = Trainer(args, shape, source, device)
     if resumed:
         trainer.load(args.state)
     weights = sum(p.numel() for p in trainer.model.parameters())
     log({"event": "start", "parameters": weights, "shape": asdict(shape), "resumed": resumed, "steps": trainer.steps,
-         "puzzles": 4 * args.grids, "pool_seconds": round(time.monotonic() - made, 1), "pool_seed": seed,
+         "setup_seconds": round(time.monotonic() - made, 1), "pool_seed": seed,
          "args": {k: str(v) for k, v in vars(args).items()}, "torch": torch.__version__})  # fmt: skip
     finished = train(trainer, args, log)
     if args.cache is not None and not args.cache.exists() and (made_now := torch.compiler.save_cache_artifacts()):
@@ -277,11 +299,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, parameter in trainer.averaged.named_parameters():
                 if ".experts." not in name:
                     parameter.copy_(parameter.to(torch.bfloat16))
-        examiners = {
-            length: evaluate.Examiner(trainer.averaged, trainer.attend_for(rows, length), rows, length, device)
-            for length, rows in ((notation.SHORT, args.rows_short), (notation.LONG, args.rows_long))
-        }
-        result = evaluate.report(examiners, held, validation, Decoding())
+        result = evaluate.report(trainer.examiner(), held, validation, Decoding())
         (args.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(json.dumps({k: result[k] for k in ("decoding", "held_out", "notations", "samples", "seconds")}, indent=1))
 

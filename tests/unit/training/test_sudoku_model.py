@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from training.sudoku.model import Denoiser, Shape, masked_attention  # noqa: E402
+from training.sudoku.model import Denoiser, Shape  # noqa: E402
+from training.sudoku.notation import LONG, SHORT, padded  # noqa: E402
+from training.sudoku.packing import Packing, Prompts  # noqa: E402
 
 SMALL = Shape(
     hidden_size=32,
@@ -21,7 +23,6 @@ SMALL = Shape(
     intermediate_size=48,
     moe_intermediate_size=16,
     num_experts=4,
-    canvas_length=12,
 )
 
 
@@ -45,17 +46,25 @@ def test_logits_equal_transformers_for_a_left_padded_prompt(self_conditioned: bo
             if parameter.ndim == 1:  # norms, router scales: not their round starting values
                 parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
     theirs = reference_model(ours, SMALL)
-    prompt, canvas = torch.randint(5, 384, (1, 20)), torch.randint(0, 384, (1, 12))
-    previous = 3 * torch.randn(1, 12, 384)
+    lengths = (100, 61, 300)  # two short examples share a row, a long one has its own
+    prompts = [torch.randint(5, 384, (n,)) for n in lengths]
+    canvas, previous = torch.randint(0, 384, (3, 96)), 3 * torch.randn(3, 96, 384)
+    short, short_pad = padded([p.tolist() for p in prompts[:2]], SHORT)
+    long, long_pad = padded([prompts[2].tolist()], LONG)
+    packed = Prompts(*(torch.from_numpy(a).long() for a in (short, long, short_pad, long_pad)))
+    packing = Packing(2, 1, torch.device("cpu"))
+    packing.look_at(packed)
     with torch.no_grad():
-        out = theirs(
-            input_ids=prompt,
-            decoder_input_ids=canvas,
-            self_conditioning_logits=previous if self_conditioned else None,
-        )
-        padded = torch.cat((torch.zeros(1, 7, dtype=torch.long), prompt), dim=1)
-        attend = masked_attention(torch.tensor([7]), 27, 27 + 12)
-        hidden, _ = ours(padded, canvas, previous, torch.tensor([self_conditioned]), attend)
-        torch.testing.assert_close(ours.logits(hidden[:, 27:]), out.logits, rtol=1e-4, atol=1e-4)
-        encoder = ours.norm(hidden[:, 7:27])
-        torch.testing.assert_close(encoder, out.encoder_last_hidden_state, rtol=1e-4, atol=1e-4)
+        use = torch.full((3,), self_conditioned)
+        hidden, _ = ours(packed, canvas, previous, use, packing, packing.masked_attention())
+        logits = ours.logits(packing.canvases(hidden))
+        for i, prompt in enumerate(prompts):
+            out = theirs(
+                input_ids=prompt[None],
+                decoder_input_ids=canvas[i : i + 1],
+                self_conditioning_logits=previous[i : i + 1] if self_conditioned else None,
+            )
+            torch.testing.assert_close(logits[i], out.logits[0], rtol=1e-4, atol=1e-4)
+            if i < 2:
+                encoder = ours.norm(packing.short_examples(hidden)[i, SHORT - lengths[i] : SHORT])
+                torch.testing.assert_close(encoder, out.encoder_last_hidden_state[0], rtol=1e-4, atol=1e-4)
