@@ -5,7 +5,8 @@ one rendering, by a number that nobody can guess; what comes out is split at the
 `Piece.trusted` is true only for the template's own text, and only that may become control tokens.
 
 Whether the template trims contents is found out the same way: each stand-in has white space around it, and where that
-is gone the content loses its own as well.
+is gone the content loses its own as well. Other changes that a template might make to a content are not made; one that
+cuts it is refused.
 
 Refuses to know: tokens, HTTP, what the messages mean.
 """

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
 from easel.protocol import GenerationRequest
 from easel.telemetry.names import FIRST_CANVAS_SECONDS, LOG_FIELDS, REQUEST_SECONDS, REQUESTS
-from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
 SECRET = "a secret of ours"
 
