@@ -25,10 +25,10 @@ class ServedEngine(EngineReplica):
     """`EngineReplica` with what only a Serve replica has: the port to keep in, metrics, and Serve's way to end it."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, key: str, model: ModelSettings, make_engine: Callable[[ModelSettings], Engine], stuck_after_s: float
+        self, name: str, model: ModelSettings, make_engine: Callable[[ModelSettings], Engine], stuck_after_s: float
     ) -> None:
         keep_on_loopback()
-        await super().__init__(key, model, make_engine, RayRecorder(), stuck_after_s)
+        await super().__init__(name, model, make_engine, RayRecorder(), stuck_after_s)
 
     async def __del__(self) -> None:
         """Serve awaits this when the replica is drained."""
@@ -51,7 +51,7 @@ def application(
 ) -> Application:
     """The same from checked settings; tests bring engines of their own."""
     engine = serve.deployment(name=ENGINE)(ServedEngine).bind(
-        settings.model_key, settings.model, make_engine, stuck_after_s
+        settings.model.names[0], settings.model, make_engine, stuck_after_s
     )
     ingress = serve.deployment(name=INGRESS)(serve.ingress()(Ingress))
     return ingress.bind(settings, engine)

@@ -48,7 +48,9 @@ def live_limits(engine: EngineSettings) -> dict[str, int | None]:
     return {name: getattr(engine, name) for name in LIVE_LIMITS}
 
 
-def serve_config(settings: ServeSettings, host: str | None = None, port: int | None = None) -> dict[str, Any]:
+def serve_config(
+    settings: ServeSettings, host: str | None = None, port: int | None = None, import_path: str = IMPORT_PATH
+) -> dict[str, Any]:
     """Serve's configuration, in the shape of Ray's `ServeDeploySchema`. `host` and `port` are where the proxy listens;
     without them what the settings say."""
     tiers = settings.deployments
@@ -66,7 +68,7 @@ def serve_config(settings: ServeSettings, host: str | None = None, port: int | N
             {
                 "name": APPLICATION,
                 "route_prefix": "/",
-                "import_path": IMPORT_PATH,
+                "import_path": import_path,
                 "args": arguments(settings.app),
                 "deployments": [_deployment(INGRESS, tiers.ingress), engine],
             }

@@ -22,7 +22,7 @@ import httpx
 
 from easel.errors import EaselError, InternalError, NotReady
 from easel.rayserve import processes, session
-from easel.rayserve.config import APPLICATION, ENGINE, serve_config
+from easel.rayserve.config import APPLICATION, ENGINE, IMPORT_PATH, serve_config
 from easel.rayserve.dashboard import Dashboard
 from easel.settings import ServeSettings
 
@@ -67,23 +67,25 @@ class Local:
         """Pid of the keeper."""
         return None if self._keeper is None else self._keeper.pid
 
-    def start(self, config: dict[str, Any] | None = None) -> None:
-        """Return when the API answers. Raises `EaselError`; nothing runs then. `config` is for tests that deploy
-        something else than the settings say."""
+    def start(self, import_path: str = IMPORT_PATH) -> None:
+        """Return when the API answers. Raises `EaselError`; nothing runs then. Tests bring applications of their
+        own."""
         began = time.monotonic()
         self._session = session.create(self.settings)
         try:
             self._start_ray()
-            self._say(f"Ray is up after {time.monotonic() - began:.1f} s, all on loopback. Starting Serve.")
-            self.dashboard.deploy(
-                config or serve_config(self.settings, self.session.proxy_host, self.session.ports.api)
-            )
+            self._say(f"Ray is up after {time.monotonic() - began:.1f} s.")
+            self.dashboard.deploy(self.config(import_path))
             self._wait_until_ready()
             self._say(f"Ready after {time.monotonic() - began:.1f} s.")
         except BaseException:
             (self.session.folder / "failed").touch()
             self.kill()
             raise
+
+    def config(self, import_path: str = IMPORT_PATH) -> dict[str, Any]:
+        """What is deployed: the settings, with this session's addresses."""
+        return serve_config(self.settings, self.session.proxy_host, self.session.ports.api, import_path)
 
     def interrupt(self) -> None:
         """Make `wait`, `drain` and a `start` in progress end soon. From a signal handler or another thread."""
@@ -126,14 +128,15 @@ class Local:
     def _start_ray(self) -> None:
         place = self.session
         command = [sys.executable, "-m", "easel.rayserve.keeper", str(place.folder), *place.command(self.settings)]
-        self._keeper = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=(place.folder / "keeper.log").open("wb"),
-            env=place.environment(),
-            start_new_session=True,
-        )
+        with (place.folder / "keeper.log").open("wb") as log:
+            self._keeper = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=place.environment(),
+                start_new_session=True,
+            )
         session.record(place, self._keeper.pid)
         self._dashboard = Dashboard(place.ports.dashboard, place.token)
         deadline = time.monotonic() + RAY_START_S

@@ -42,17 +42,17 @@ NO_BOUND = 1024
 
 
 class EngineReplica:
-    """See the module. `make_engine` makes an engine that is not started yet."""
+    """See the module. `name` is what the model is called in metrics, `make_engine` makes an engine, not started yet."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: that is how a replica loads before it counts as up
         self,
-        key: str,
+        name: str,
         model: ModelSettings,
         make_engine: Callable[[ModelSettings], Engine],
         recorder: Recorder | None = None,
         stuck_after_s: float = STUCK_AFTER_S,
     ) -> None:
-        self._model = key
+        self._name = name
         self._stuck_after_s = stuck_after_s
         self._recorder = recorder or NullRecorder()
         self._counted: dict[str, float] = {}
@@ -112,7 +112,7 @@ class EngineReplica:
             await asyncio.sleep(STATS_PERIOD_S)
 
     def _record(self, stats: EngineStats) -> None:
-        model = self._model
+        model = self._name
         self._recorder.set(names.SLOTS, stats.slots, model=model)
         self._recorder.set(names.SLOTS_BUSY, stats.sequences, model=model)
         self._recorder.set(names.WAITING, stats.waiting, model=model)

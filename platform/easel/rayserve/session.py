@@ -140,6 +140,8 @@ class Session:
                 "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports.haproxy_stats),
                 "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports.haproxy_metrics),
                 "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_DRAIN_S),
+                # Nobody listens there: the ingress logs requests, and the default opens a UDP port on every interface.
+                "RAY_SERVE_HAPROXY_LOG_TARGET": f"{work}/no-log",
                 "RAY_SERVE_HAPROXY_NBTHREAD": "2",
                 haproxy.BINARY_ENV: str(self.haproxy),
                 haproxy.ERRORS_ENV: str(self.folder),

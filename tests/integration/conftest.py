@@ -1,0 +1,90 @@
+"""One real local session for all tests here: Ray, Serve, HAProxy and the API, around a fake engine that is scripted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.integration.checkpoint import write_checkpoint
+from tests.integration.script import SLOTS
+
+from easel.rayserve import processes
+from easel.rayserve.local import Local
+from easel.settings import ServeSettings, parse
+
+ROOT = Path(__file__).parents[2]
+APPLICATIONS = "tests.integration.apps:"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.ray)
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+    """What `condition` returns, once that is true. Errors of the connection count as not yet."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.05)
+    return result
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "fake")
+
+
+@pytest.fixture(scope="session")
+def settings(checkpoint: Path) -> ServeSettings:
+    return parse(
+        {
+            "app": {"models": {"default": {"checkpoint": str(checkpoint), "engine": {"kind": "fake", "slots": SLOTS}}}},
+            "deployments": {
+                "engine": {"max_ongoing_requests": SLOTS + 2, "health_check_period_s": 0.5},
+                "ingress": {"cpus": 0.5},
+            },
+            "local": {"port": 0, "dashboard_port": 0},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[None]:
+    """What the processes of the session import from: replicas find the tests' applications."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "platform")]))
+        yield
+
+
+@pytest.fixture(scope="session")
+def local(settings: ServeSettings, environment: None) -> Iterator[Local]:
+    """A running session. Its engine follows `tests.integration.apps`."""
+    local = Local(settings, lambda line: None)
+    local.start(APPLICATIONS + "build")
+    yield local
+    local.kill()
+
+
+def replica_of(local: Local, deployment: str, application: str = "easel") -> psutil.Process:
+    """The process of the one replica. Serve gives it its name."""
+    title = f"ray::ServeReplica:{application}:{deployment}"
+
+    def find() -> list[psutil.Process]:
+        found = []
+        for process in processes.members(local.session.mark, local.keeper):
+            try:
+                if process.cmdline()[:1] == [title]:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    return wait_until(find, f"a process named {title}")[0]
