@@ -1,9 +1,8 @@
 """The reference's decoding loop with the draws taken from outside: its forward, its sampler, its stopping rule.
 
 `generate` of transformers draws from torch's global generator, so it cannot be fed. What follows is its loop for one
-sequence, built from its own classes, where each random choice comes from a `Noise`. With `schedule_only` checks in
-the tests its pieces are the original ones: the model's forward, `EntropyBoundSampler.accept_canvas`,
-`StableAndConfidentStoppingCriteria` and the temperature schedule.
+sequence, built from its own pieces (the model's forward, `EntropyBoundSampler.accept_canvas`,
+`StableAndConfidentStoppingCriteria`, the temperature schedule), where each random choice comes from a `Noise`.
 """
 
 from __future__ import annotations
