@@ -180,10 +180,19 @@ class DeploymentSettings(Settings):
     """Seconds without an answer after which a check has failed. Live."""
 
 
+class IngressDeployment(DeploymentSettings):
+    """The same with the ingress's defaults, which hold too where a file gives only some of the fields."""
+
+    max_ongoing_requests: int = Field(1000, ge=1, le=100_000)
+    """Requests that Serve hands to one replica at a time. Live."""
+    cpus: float = Field(0.5, ge=0.0, le=1024.0)
+    """Cores that Ray sets aside for a replica. Restart."""
+
+
 class Deployments(Settings):
     """The two tiers."""
 
-    ingress: DeploymentSettings = DeploymentSettings(max_ongoing_requests=1000, cpus=0.5)
+    ingress: IngressDeployment = IngressDeployment()
     """Parses, admits, places and streams."""
     engine: DeploymentSettings = DeploymentSettings(max_ongoing_requests=10, cpus=1.0)
     """Decodes. `max_ongoing_requests` of slots + 2 keeps its own queue short."""

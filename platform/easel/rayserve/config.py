@@ -34,13 +34,11 @@ that it is never the server that closes a connection just as a request comes in 
 
 def arguments(app: AppSettings) -> dict[str, Any]:
     """The application's `args`: what differs from the defaults, without the limits that are only live."""
-    args = app.model_dump(mode="json", exclude_defaults=True)
-    for model in args.get("models", {}).values():
+    data = app.model_dump()
+    for model in data["models"].values():
         for name in ONLY_LIVE:
-            model.get("engine", {}).pop(name, None)
-        if model.get("engine") == {}:
-            del model["engine"]
-    return args
+            del model["engine"][name]
+    return AppSettings.model_validate(data).model_dump(mode="json", exclude_defaults=True)
 
 
 def live_limits(engine: EngineSettings) -> dict[str, int | None]:
