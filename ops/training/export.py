@@ -60,6 +60,11 @@ TEXT_ONLY_VISION_CONFIG: dict[str, Any] = {
 is left of it are three small tensors, stored so that a strict load finds every name."""
 
 
+MEDIA_TOKEN_IDS = {"boi_token_id": 255_999, "eoi_token_id": 258_882, "image_token_id": 258_880}
+"""The 26B's ids. They lie past a small vocabulary, so no token means an image; None in their place makes transformers'
+`generate` fail."""
+
+
 def empty_vision_tensors(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors that transformers wants of a vision tower of no layers, as zeros; none if it has layers."""
     vision = config["vision_config"]
@@ -243,7 +248,8 @@ def export_checkpoint(
     Args:
         state: tensors by transformers' name, any float dtype, any device; the vision tensors of a text-only
             checkpoint may be left out.
-        config: content of config.json (`DiffusionGemmaConfig.to_dict()` or written by hand), without quantisation.
+        config: content of config.json (`DiffusionGemmaConfig.to_dict()` or written by hand), without quantisation;
+            media token ids that are None or missing become the 26B's.
         folder: created if missing; weights in it are replaced.
         generation: overrides of `GENERATION_DEFAULTS`.
         shard_bytes: upper bound on one weight file.
@@ -259,7 +265,9 @@ def export_checkpoint(
     text = config["text_config"]
     folder.mkdir(parents=True, exist_ok=True)
     hf_quant_config, quantization_config = quantization_entries(text["num_hidden_layers"])
+    media = {name: value for name, value in MEDIA_TOKEN_IDS.items() if config.get(name) is None}
     written = dict(config) | {
+        **media,
         "architectures": ["DiffusionGemmaForBlockDiffusion"],
         "dtype": "bfloat16",
         "quantization_config": quantization_config,

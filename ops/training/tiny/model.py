@@ -62,10 +62,6 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": True,
     "text_config": TEXT_CONFIG,
     "vision_config": TEXT_ONLY_VISION_CONFIG,
-    # No token of this checkpoint stands for an image.
-    "boi_token_id": None,
-    "eoi_token_id": None,
-    "image_token_id": None,
 }
 
 _HIDDEN, _HEADS, _EXPERTS = (TEXT_CONFIG[k] for k in ("hidden_size", "num_attention_heads", "num_experts"))

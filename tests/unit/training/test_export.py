@@ -18,6 +18,9 @@ from training import export, nvfp4  # noqa: E402
 from training.checkpoint import load_model, read_tensors  # noqa: E402
 from training.tiny.model import CONFIG  # noqa: E402
 
+# transformers' generate imports torch's compiler, which warns about itself.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
@@ -169,3 +172,11 @@ def test_reading_back_names_a_missing_tensor(
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(ValueError, match=reason):
         load_model(tmp_path)
+
+
+def test_a_config_without_media_tokens_still_generates(model: Any, config: dict[str, Any], tmp_path: Path) -> None:
+    without = config | {"image_token_id": None, "boi_token_id": None, "eoi_token_id": None}
+    export.export_checkpoint(model.state_dict(), without, tmp_path)
+    loaded = load_model(tmp_path)
+    output = loaded.generate(torch.tensor([[2, 200]]), max_new_tokens=16, max_denoising_steps=1)
+    assert output.sequences.shape == (1, 2 + CONFIG["canvas_length"])
