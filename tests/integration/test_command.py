@@ -116,7 +116,7 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     assert first.lines[-1] == "Stopped.\n"
     assert stays_empty(folder)
     assert not folder.exists()
-    session.ensure_free("127.0.0.1", port, "port", None)
+    session.ensure_free("127.0.0.1", port, "port", "--port")
 
     # Second run, same port: killed outright, its keeper ends the rest.
     second = Command(config, "--port", str(port))
@@ -127,7 +127,7 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     second.process.kill()
     second.wait()
     wait_until(lambda: stays_empty(folder) and not psutil.pid_exists(state["keeper"]), "the keeper ended everything")
-    session.ensure_free("127.0.0.1", port, "port", None)
+    session.ensure_free("127.0.0.1", port, "port", "--port")
     assert folder in session.sweep()
     assert not folder.exists()
 
@@ -137,12 +137,12 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
 
 
 def test_a_taken_port_is_said_before_anything_starts(local: Local, config: Path, commands: list[Command]) -> None:
-    before = set(session._root().iterdir())
+    before = set(session._root().glob("*/*.json"))
     command = Command(config, "--port", str(local.session.ports.api))
     commands.append(command)
     assert command.wait() == 2
     assert f"port {local.session.ports.api} on 127.0.0.1 is taken" in command.lines[-1]
-    assert set(session._root().iterdir()) == before
+    assert set(session._root().glob("*/*.json")) == before
 
 
 def test_a_model_that_does_not_load_is_said_and_nothing_stays(config: Path, commands: list[Command]) -> None:
@@ -155,4 +155,6 @@ def test_a_model_that_does_not_load_is_said_and_nothing_stays(config: Path, comm
     commands.append(command)
     assert command.wait() == 1
     assert "tokenizer" in command.lines[-1]
-    assert not [path for path in session._root().iterdir() if not stays_empty(path) and (path / "failed").exists()]
+    assert not [
+        path for path in session._root().glob("*/") if not stays_empty(path) and (path / session.FAILED).exists()
+    ]

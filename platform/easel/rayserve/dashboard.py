@@ -31,11 +31,14 @@ class Dashboard:
         self._http.close()
 
     def applications(self) -> dict[str, Any]:
-        """Serve's own account of itself: applications by name, proxies. Raises `NotReady` where nobody answers."""
+        """Serve's own account of itself: applications by name, proxies. Raises `NotReady` where nobody answers,
+        `ConfigurationError` where it is not ours."""
         try:
             answer = self._http.get(_APPLICATIONS, timeout=10.0)
         except httpx.TransportError as error:
             raise NotReady(f"Ray's dashboard does not answer: {type(error).__name__}") from None
+        if answer.status_code in (401, 403):
+            raise ConfigurationError(f"{self._http.base_url} belongs to another Ray")
         if answer.status_code != 200:
             raise NotReady(f"Ray's dashboard answers {answer.status_code}: {answer.text[:500]}")
         found: dict[str, Any] = answer.json()

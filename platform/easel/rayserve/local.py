@@ -72,6 +72,9 @@ class Local:
         own."""
         began = time.monotonic()
         self._session = session.create(self.settings)
+        wanted, got = self.settings.local.dashboard_port, self.session.ports.dashboard
+        if wanted not in (0, got):
+            self._say(f"Port {wanted} is taken: the dashboard is on {got}.")
         try:
             self._start_ray()
             self._say(f"Ray is up after {time.monotonic() - began:.1f} s.")
@@ -79,7 +82,7 @@ class Local:
             self._wait_until_ready()
             self._say(f"Ready after {time.monotonic() - began:.1f} s.")
         except BaseException:
-            (self.session.folder / "failed").touch()
+            (self.session.folder / session.FAILED).touch()
             self.kill()
             raise
 
@@ -122,7 +125,7 @@ class Local:
             left = processes.kill_all(self.session.mark, None)
             if left:
                 raise InternalError(f"processes {[process.pid for process in left]} cannot be ended")
-        if self._session is not None and not (self.session.folder / "failed").exists():
+        if self._session is not None and not (self.session.folder / session.FAILED).exists():
             shutil.rmtree(self.session.folder, ignore_errors=True)
 
     def _start_ray(self) -> None:

@@ -11,6 +11,8 @@ turns that off, and then every server binds to loopback alone.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
@@ -21,6 +23,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +43,11 @@ REPLICA_PORTS = 64
 
 LONGEST_DRAIN_S = 3600
 """HAProxy ends what a reload left running after this. Above every `graceful_shutdown_timeout_s` in use locally."""
+
+FAILED = "failed"
+"""A file in the folder of a session that ended badly: its logs are kept for a while."""
+
+_PORTS = "ports.json"
 
 KEEP_LOGS_S = 24 * 3600.0
 """The folder of a session that failed stays so long, for its logs."""
@@ -175,22 +183,27 @@ def cpus(settings: ServeSettings) -> int:
 
 
 def create(settings: ServeSettings) -> Session:
-    """A new session with its folder. Raises `ConfigurationError` where a port is taken."""
+    """A new session with its folder and ports. Raises `ConfigurationError` where the API's port is taken.
+
+    A taken dashboard port is not worth failing for: that of the session says where it is instead.
+    """
     local = settings.local
-    if local.port:
-        ensure_free(local.host, local.port, "local.port", "--port")
-    if local.dashboard_port:
-        ensure_free("127.0.0.1", local.dashboard_port, "local.dashboard_port", None)
-    names = [name for name in Ports.__dataclass_fields__ if name not in ("api", "dashboard", "replicas")]
-    free = dict(zip(names, free_ports(len(names)), strict=True))
-    ports = Ports(
-        api=local.port or free_ports(1, local.host)[0],
-        dashboard=local.dashboard_port or free_ports(1)[0],
-        replicas=free_range(REPLICA_PORTS),
-        **free,
-    )
-    folder = _root() / secrets.token_hex(3)
-    folder.mkdir(mode=0o700)
+    with _alone() as root:
+        claimed = _claimed(root)
+        if local.port:
+            ensure_free(local.host, local.port, "local.port", "--port", claimed)
+        dashboard = local.dashboard_port if _is_free("127.0.0.1", local.dashboard_port, claimed) else 0
+        names = [name for name in Ports.__dataclass_fields__ if name not in ("api", "dashboard", "replicas")]
+        free = free_ports(len(names) + 2, claimed)
+        ports = Ports(
+            api=local.port or free.pop(),
+            dashboard=dashboard or free.pop(),
+            replicas=free_range(REPLICA_PORTS, claimed | set(free)),
+            **dict(zip(names, free, strict=False)),
+        )
+        folder = root / secrets.token_hex(3)
+        folder.mkdir(mode=0o700)
+        (folder / _PORTS).write_text(json.dumps(asdict(ports)))
     session = Session(folder, ports, local.host, find_haproxy(settings), secrets.token_hex(32))
     session.token_file.touch(mode=0o600)
     session.token_file.write_text(session.token)
@@ -202,7 +215,7 @@ def create(settings: ServeSettings) -> Session:
 def record(session: Session, keeper: int) -> None:
     """Write down what a later `easel serve` needs to clean up after this one."""
     started = psutil.Process(keeper).create_time()
-    state = {"keeper": keeper, "keeper_started": started, "owner": os.getpid(), "ports": asdict(session.ports)}
+    state = {"keeper": keeper, "keeper_started": started, "owner": os.getpid()}
     (session.folder / "session.json").write_text(json.dumps(state))
 
 
@@ -224,7 +237,7 @@ def sweep() -> list[Path]:
         left = processes.kill_all(str(folder), None)
         if left:
             raise NotReady(f"{folder}: processes {[process.pid for process in left]} cannot be ended")
-        if time.time() - folder.stat().st_mtime > KEEP_LOGS_S or not (folder / "failed").exists():
+        if time.time() - folder.stat().st_mtime > KEEP_LOGS_S or not (folder / FAILED).exists():
             shutil.rmtree(folder, ignore_errors=True)
             swept.append(folder)
     return swept
@@ -246,37 +259,70 @@ def find_haproxy(settings: ServeSettings) -> Path | None:
     return None
 
 
-def ensure_free(host: str, port: int, setting: str, option: str | None) -> None:
-    """Raises `ConfigurationError` where the port cannot be bound."""
-    try:
-        _bind(host, port)
-    except OSError as error:
-        other = f"{option} (0 picks a free one)" if option else f"{setting} (0 picks a free one)"
-        why = "is taken" if isinstance(error, OSError) and error.errno == 98 else f"cannot be used ({error.strerror})"
-        raise ConfigurationError(f"{setting}: port {port} on {host} {why}; choose another with {other}") from None
+def ensure_free(host: str, port: int, setting: str, option: str, claimed: Container[int] = ()) -> None:
+    """Raises `ConfigurationError` where the port cannot be bound, or another session is about to bind it."""
+    why = "is taken"
+    if port not in claimed:
+        try:
+            _bind(host, port)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                why = f"cannot be used ({error.strerror})"
+    raise ConfigurationError(
+        f"{setting}: port {port} on {host} {why}; choose another with {option} (0 picks a free one)", setting
+    )
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Different ports on which nothing listens."""
+def free_ports(count: int, claimed: Container[int] = ()) -> list[int]:
+    """Different ports on which nothing listens, on any address."""
     found: list[int] = []
     for port in random.sample(range(FREE_FROM, FREE_TO), 2000):
-        with contextlib.suppress(OSError):
-            _bind(host, port)
+        if _is_free("0.0.0.0", port, claimed):
             found.append(port)
         if len(found) == count:
             return found
     raise InternalError(f"no {count} free ports between {FREE_FROM} and {FREE_TO}")
 
 
-def free_range(count: int) -> int:
+def free_range(count: int, claimed: Container[int] = ()) -> int:
     """The first of so many free ports in a row."""
     for _ in range(200):
         first = random.randrange(FREE_FROM, FREE_TO - count)
-        with contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                _bind("127.0.0.1", port)
+        if all(_is_free("0.0.0.0", port, claimed) for port in range(first, first + count)):
             return first
     raise InternalError(f"no {count} free ports in a row between {FREE_FROM} and {FREE_TO}")
+
+
+def _is_free(host: str, port: int, claimed: Container[int]) -> bool:
+    if port in claimed:
+        return False
+    try:
+        _bind(host, port)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[Path]:
+    """The root folder, for one process at a time: two that start together must not choose the same ports."""
+    root = _root()
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root
+
+
+def _claimed(root: Path) -> set[int]:
+    """Ports of sessions that run or are about to."""
+    found: set[int] = set()
+    for path in root.glob(f"*/{_PORTS}"):
+        if (path.parent / FAILED).exists():
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            ports = Ports(**json.loads(path.read_text()))
+            found.update(asdict(ports).values(), range(ports.replicas, ports.replicas + REPLICA_PORTS))
+    return found
 
 
 def _bind(host: str, port: int) -> None:
