@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class PromptEncoder:
         self._pattern = re.compile("|".join(re.escape(text) for text in sorted(self._ids, key=len, reverse=True)))
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._forbidden = frozenset(token for text, token in self._ids.items() if text != unknown)
-        self._most_characters = _most_characters(tokenizer)
+        self._most_characters = _most_characters(tokenizer, self._ids)
         self.make_detokenizer: Callable[[], Detokenizer] = make_detokenizers(tokenizer, frozenset(special))
         """Makes what turns one answer's token ids into text."""
 
@@ -125,14 +125,15 @@ class PromptEncoder:
         return ids
 
 
-def _most_characters(tokenizer: Tokenizer) -> int:
-    """Upper bound on characters of text in one token, by which a text that cannot fit is refused without encoding it:
+def _most_characters(tokenizer: Tokenizer, control: Container[str]) -> int:
+    """Upper bound on characters of text in one token, control tokens apart, by which a text that cannot fit is refused without encoding it:
     encoding 4 MiB byte by byte takes 8 s (2026-11-23)."""
     normalizer = json.loads(tokenizer.to_str())["normalizer"]
     steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
     if not all(step is None or _keeps_length(step) for step in steps):
         return 1 << 62
-    return max(len(token) for token in tokenizer.get_vocab(with_added_tokens=True))
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return max((len(token) for token in vocabulary if token not in control), default=1)
 
 
 def _keeps_length(normalizer: dict[str, Any]) -> bool:

@@ -144,7 +144,7 @@ def test_an_empty_prompt_needs_a_bos() -> None:
 
 
 def test_what_cannot_fit_is_refused_without_encoding_it(prompts: PromptEncoder) -> None:
-    with pytest.raises(ContextLengthExceeded, match="at least"):
+    with pytest.raises(ContextLengthExceeded, match="at least 4000000 tokens"):
         prompts.text("x" * 4_000_000, "prompt")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 from tests.unit.api.edge import EngineBackend, Stream, edge, saying, spell
 
 from easel import __version__
@@ -300,3 +301,13 @@ async def test_browsers_may_call_only_where_the_settings_say_so(checkpoint: Path
         response = await e.client.options("/v1/completions", headers=asks)
         assert response.status_code == 405
         assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+async def test_nothing_blocks_the_event_loop(checkpoint: Path) -> None:
+    """blockbuster raises wherever code on the loop sleeps, reads a file or waits for a lock or socket."""
+    async with edge(checkpoint, saying(TEXT)) as e:
+        with blockbuster_ctx():
+            for body in ({}, {"stream": True}, {"prompt": "x" * 400, "user": "u" * 5000}, {"prompt": 5}):
+                assert (await e.complete(**body)).status_code in {200, 400}
+            assert (await e.chat(stream=True)).status_code == 200
+            assert (await e.client.get("/readyz")).status_code == 200

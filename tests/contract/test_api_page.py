@@ -1,0 +1,96 @@
+"""docs/api.md says what the code does: every parameter, neutral value, route and limit, in the code's own words."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.api.edge import edge, saying, write_checkpoint
+
+from easel.api import unsupported
+from easel.api.schemas import MOST_STOP_CHARACTERS, ChatBody, ChatMessage, CompletionBody, StreamOptions
+from easel.settings import ApiSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def where(name: str, chat: Any, completion: Any) -> str:
+    return "both" if name in chat and name in completion else "chat" if name in chat else "completions"
+
+
+def served() -> list[str]:
+    """A table row for each parameter."""
+    rows = {}
+    for schema in (CompletionBody, ChatBody):
+        for name, field in schema.model_fields.items():
+            routes = where(name, ChatBody.model_fields, CompletionBody.model_fields)
+            rows[name] = f"| `{name}` | {routes} | {cell(field.description or '')} |"
+    for prefix, part in (("stream_options.", StreamOptions), ("messages.N.", ChatMessage)):
+        for name, field in part.model_fields.items():
+            routes = "chat" if prefix.startswith("m") else "both"
+            rows[prefix + name] = f"| `{prefix}{name}` | {routes} | {cell(field.description or '')} |"
+    return [rows[name] for name in sorted(rows)]
+
+
+def neutral() -> list[str]:
+    """A table row for each parameter that is known and not served."""
+    rows = {}
+    for table in (unsupported.COMPLETION, unsupported.CHAT):
+        for name, values in table.items():
+            allowed = ", ".join(f"`{json.dumps(value)}`" for value in (None, *values))
+            rows[name] = f"| `{name}` | {where(name, unsupported.CHAT, unsupported.COMPLETION)} | {allowed} |"
+    return [rows[name] for name in sorted(rows)]
+
+
+@pytest.mark.parametrize("row", [*served(), *neutral()])
+def test_the_page_has_a_row_for_each_parameter(row: str) -> None:
+    assert row in PAGE.splitlines()
+
+
+def test_the_page_has_no_row_for_a_parameter_that_is_not_there() -> None:
+    rows = re.findall(r"^\| `[\w.]+` \| (?:both|chat|completions) \|.*$", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted([*served(), *neutral()])
+
+
+async def test_the_page_lists_every_route(tmp_path: Path) -> None:
+    async with edge(write_checkpoint(tmp_path)) as e:
+        for route in e.app.routes:
+            path = str(getattr(route, "path", "")).replace("{model_id:path}", "{id}")
+            for method in getattr(route, "methods", set()) - {"HEAD"}:
+                assert f"| `{method} {path}` |" in PAGE
+
+
+def test_the_pages_numbers_are_the_settings() -> None:
+    defaults = ApiSettings()
+    assert f"{defaults.max_body_bytes // 1024**2} MiB" in PAGE
+    assert f"{defaults.max_choices} choices" in PAGE
+    assert f"{defaults.heartbeat_s:g} s of silence" in PAGE
+    assert f"{defaults.request_timeout_s:g} s" in PAGE
+    assert f"{MOST_STOP_CHARACTERS:,} characters" in PAGE
+
+
+def test_the_page_points_to_the_table_of_errors() -> None:
+    assert "(errors.md)" in PAGE
+    assert (Path(__file__).parents[2] / "docs" / "errors.md").exists()
+
+
+@pytest.mark.parametrize("body", re.findall(r"-d '(\{.*?\})'", PAGE, re.DOTALL))
+async def test_the_pages_curl_bodies_work(tmp_path: Path, body: str) -> None:
+    async with edge(write_checkpoint(tmp_path), saying("x")) as e:
+        data = json.loads(body)
+        path = "/v1/chat/completions" if "messages" in data else "/v1/completions"
+        assert (await e.client.post(path, json=data)).status_code == 200
+
+
+def test_the_pages_python_is_python() -> None:
+    examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert examples
+    for example in examples:
+        compile(example, "docs/api.md", "exec")
