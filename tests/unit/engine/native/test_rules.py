@@ -1,0 +1,102 @@
+"""What a request may ask for, and what it is told when it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from easel.engine.native.config import GenerationDefaults
+from easel.engine.native.kv_cache import KvCache
+from easel.engine.native.model import Model
+from easel.engine.native.rules import SUPPORTS, RuleBook
+from easel.engine.native.sequence import Sequence
+from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from easel.protocol import Denoising, GenerationRequest, Sampling
+
+Native = tuple[Model, GenerationDefaults]
+
+
+def _sequence(native: Native, cap: int | None = None, blocks: int = 64, context: int = 200, **fields: Any) -> Sequence:
+    book = RuleBook(native[0].config, native[1], context, 256)
+    request = GenerationRequest(**({"id": "a", "prompt": (5, 6), "max_tokens": 16} | fields))
+    return book.sequence(request, KvCache(blocks, blocks, 4, 10), cap, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("prompt", {"prompt": (5, 96)}),
+        ("prompt", {"prompt": (-1,)}),
+        ("resume", {"resume": (5,) * 7}),
+        ("max_tokens", {"resume": (5,) * 16}),
+        ("min_tokens", {"min_tokens": 17}),
+        ("stop_token_ids", {"stop_token_ids": (96,)}),
+        ("pinned", {"pinned": ((0, 96),)}),
+        ("pinned", {"pinned": ((-1, 5),)}),
+        ("progress_hz", {"progress_hz": 0.0}),
+        ("logit_bias", {"sampling": Sampling(logit_bias=((96, 1.0),))}),
+        ("temperature", {"sampling": Sampling(temperature=-0.1)}),
+        ("temperature", {"sampling": Sampling(temperature=float("nan"))}),
+        ("top_p", {"sampling": Sampling(top_p=0.0)}),
+        ("min_p", {"sampling": Sampling(min_p=1.5)}),
+        ("top_k", {"sampling": Sampling(top_k=-1)}),
+        ("logprobs", {"sampling": Sampling(logprobs=65)}),
+        ("max_steps", {"denoising": Denoising(max_steps=0)}),
+        ("entropy_bound", {"denoising": Denoising(entropy_bound=-1.0)}),
+        ("stability", {"denoising": Denoising(stability=-1)}),
+        ("confidence", {"denoising": Denoising(confidence=float("nan"))}),
+        ("stop_scope", {"denoising": Denoising(stop_scope="half")}),  # type: ignore[arg-type]
+    ],
+)
+def test_refuses_by_name(native: Native, param: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _sequence(native, **fields)
+    assert caught.value.param == param
+    assert param in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("presence_penalty", {"sampling": Sampling(presence_penalty=0.5)}),
+        ("frequency_penalty", {"sampling": Sampling(frequency_penalty=0.5)}),
+        ("grammar", {"sampling": Sampling(grammar="root ::= x")}),
+        ("canvas_length", {"denoising": Denoising(canvas_length=16)}),
+    ],
+)
+def test_says_what_it_does_not_support(native: Native, param: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        _sequence(native, **fields)
+    assert caught.value.param == param
+    assert param not in SUPPORTS
+
+
+def test_supports_names_fields_that_exist() -> None:
+    from dataclasses import fields
+
+    known = {field.name for cls in (GenerationRequest, Sampling, Denoising) for field in fields(cls)}
+    assert known >= SUPPORTS
+
+
+def test_refuses_what_the_context_or_the_cache_cannot_hold(native: Native) -> None:
+    for fields in ({"max_tokens": 199}, {"blocks": 2}):
+        with pytest.raises(ContextLengthExceeded, match="200"):
+            _sequence(native, **fields)
+    assert _sequence(native, max_tokens=198).request.max_tokens == 198
+    assert _sequence(native, prompt=(5,) * 8, max_tokens=8, blocks=2), "the last canvas needs no blocks"
+
+
+def test_wishes_go_before_defaults_and_the_engines_bound_before_both(native: Native) -> None:
+    assert _sequence(native).rules.max_steps == 48
+    wishes = Denoising(max_steps=20, entropy_bound=0.2, stability=2, confidence=0.1, deadline_at=5.0)
+    rules = _sequence(native, denoising=wishes).rules
+    assert (rules.max_steps, rules.entropy_bound, rules.stability, rules.confidence, rules.bounded_at) == (
+        20, 0.2, 2, 0.1, 5.0,
+    )  # fmt: skip
+    assert _sequence(native, cap=10, denoising=wishes).rules.max_steps == 10
+
+
+def test_stop_tokens_are_the_checkpoints_and_the_requests(native: Native) -> None:
+    assert _sequence(native, stop_token_ids=(7,)).rules.stop_tokens == {1, 7}
+    assert _sequence(native, stop_token_ids=(7,), ignore_eos=True).rules.stop_tokens == {7}
