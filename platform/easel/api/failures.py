@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from easel.api import request_log
-from easel.errors import BodyTooLarge, ClientGone, EaselError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from easel.errors import ClientGone, EaselError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
 
 logger = logging.getLogger("easel.api")
 
@@ -37,8 +37,6 @@ def headers(error: EaselError) -> dict[str, str]:
         found["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
     if error.status >= 500 and not error.retryable:
         found["x-should-retry"] = "false"
-    if isinstance(error, BodyTooLarge):
-        found["connection"] = "close"  # the rest of the body is not read
     return found
 
 

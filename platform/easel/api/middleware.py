@@ -116,7 +116,11 @@ def _begin(headers: Headers) -> RequestNotes:
 
 
 class BodyLimit:
-    """413 for bodies over the limit: at once where the length is announced, else as soon as too much has come."""
+    """413 for bodies over the limit: at once where the length is announced, else as soon as too much has come.
+
+    The connection stays open, so that the server reads and forgets the rest: closing it while bytes are on their way
+    would reset it, and the client would see that instead of the answer.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app

@@ -126,8 +126,10 @@ class PromptEncoder:
 
 
 def _most_characters(tokenizer: Tokenizer, control: Container[str]) -> int:
-    """Upper bound on characters of text in one token, control tokens apart, by which a text that cannot fit is refused without encoding it:
-    encoding 4 MiB byte by byte takes 8 s (2026-11-23)."""
+    """Upper bound on characters of text in one token, control tokens apart.
+
+    By it, a text that cannot fit is refused without encoding it: 4 MiB byte by byte take 8 s (2026-11-23).
+    """
     normalizer = json.loads(tokenizer.to_str())["normalizer"]
     steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
     if not all(step is None or _keeps_length(step) for step in steps):

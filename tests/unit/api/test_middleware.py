@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
+from easel.api.middleware import BodyLimit, RequestLog
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
 from easel.protocol import GenerationRequest
 from easel.telemetry.names import FIRST_CANVAS_SECONDS, LOG_FIELDS, REQUEST_SECONDS, REQUESTS
+from easel.telemetry.recorder import MemoryRecorder
 
 SECRET = "a secret of ours"
 
@@ -126,7 +130,6 @@ async def test_bodies_over_the_limit_get_a_413_before_they_are_read(checkpoint: 
         response = await e.complete(user="x" * 2000)
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
-        assert response.headers["connection"] == "close"
         assert response.headers["x-request-id"]
         assert (await e.complete(user="x" * 1000)).status_code == 200
 
@@ -146,14 +149,26 @@ async def test_a_chunked_body_without_a_length_is_cut_at_the_limit(checkpoint: P
         assert response.json()["error"]["code"] == "request_too_large"
 
 
-async def test_a_body_over_the_limit_over_a_real_server(checkpoint: Path) -> None:
-    import httpx
-
+@pytest.mark.parametrize("length", [b"Content-Length: 8000000", b"Transfer-Encoding: chunked"])
+async def test_a_client_that_is_still_sending_reads_the_whole_refusal(checkpoint: Path, length: bytes) -> None:
+    """Over a real server: closing the connection too early would reset it."""
     async with edge(checkpoint, api={"max_body_bytes": 2000}) as e, served(e.app) as url:
-        async with httpx.AsyncClient() as client:
-            response = await client.post(url + "/v1/chat/completions", content=b"x" * 3000)
-        assert response.status_code == 413
-        assert response.json()["error"]["type"] == "invalid_request_error"
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        block = b" " * 80_000
+        for _ in range(100):
+            writer.write(block if length.startswith(b"Content") else b"13880\r\n" + block + b"\r\n")
+            await writer.drain()
+        if not length.startswith(b"Content"):
+            writer.write(b"0\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413")
+        assert b"request_too_large" in await reader.readuntil(b"}}")
+        # The connection is good for the next request.
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -184,3 +199,56 @@ async def test_whatever_parses_as_json_is_taken_and_the_rest_refused(
         if status == 400:
             assert response.json()["error"]["type"] == "invalid_request_error"
             assert len(response.text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("begun", "error", "code", "raised"),
+    [
+        (False, OSError("disk"), "internal_error", False),
+        (True, OSError("closed"), "client_gone", False),
+        (True, ZeroDivisionError(), "internal_error", True),
+        (False, ZeroDivisionError(), "internal_error", False),
+        (False, None, "client_gone", False),
+    ],
+)
+async def test_whatever_comes_out_of_the_application_is_counted(
+    begun: bool, error: Exception | None, code: str, raised: bool
+) -> None:
+    """Half an answer cannot be taken back: then the server must hear of it, and break the connection."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        if error:
+            raise error
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    recorder = MemoryRecorder()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    call = RequestLog(app, recorder)(scope, receive, send)
+    if raised:
+        with pytest.raises(ZeroDivisionError):
+            await call
+    else:
+        await call
+    assert recorder.total(REQUESTS, code=code, route="unmatched", model="none") == 1
+    statuses = [message["status"] for message in sent if "status" in message]
+    assert statuses == ([200] if begun else [500] if error else [])
+
+
+async def test_other_protocols_pass_through() -> None:
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    nothing: Any = None
+    await RequestLog(BodyLimit(app, 10), MemoryRecorder())({"type": "lifespan"}, nothing, nothing)
+    assert seen == ["lifespan"]

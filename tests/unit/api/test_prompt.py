@@ -196,3 +196,39 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: str | None, 
         (folder / "chat_template.jinja").unlink()
     with pytest.raises(ConfigurationError, match=message):
         read_prompt_encoder(CARD, folder)
+
+
+def test_an_end_token_that_the_tokenizer_does_not_have_is_named() -> None:
+    card = ModelCard("default", ("m",), 0, "f", 384, 512, 16, 2, frozenset({9999}))
+    with pytest.raises(ConfigurationError, match="names token 9999"):
+        PromptEncoder(card, build_tokenizer(), None)
+
+
+def test_a_vocabulary_in_which_text_becomes_a_control_token_is_refused() -> None:
+    """With `ignore_merges` a text that is in the vocabulary is that token, whatever it is marked as."""
+    data = json.loads(build_tokenizer().to_str())
+    data["model"]["ignore_merges"] = True
+    with pytest.raises(ConfigurationError, match="always becomes control token"):
+        PromptEncoder(CARD, Tokenizer.from_str(json.dumps(data)), None)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "encoded"),
+    [
+        ({"type": "Replace", "pattern": {"String": " "}, "content": "_"}, False),
+        ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}]}, False),
+        ({"type": "Replace", "pattern": {"String": "xxxxxxxxxx"}, "content": "x"}, True),
+        ({"type": "NFKC"}, True),
+    ],
+)
+def test_a_text_is_judged_by_its_length_only_where_no_normalizer_shortens_it(
+    normalizer: dict[str, Any], encoded: bool
+) -> None:
+    data = json.loads(build_tokenizer().to_str())
+    data["normalizer"] = normalizer
+    encoder = PromptEncoder(CARD, Tokenizer.from_str(json.dumps(data)), None)
+    if encoded:
+        assert len(encoder.text("x" * 1000, "prompt")) in {101, 1001}
+    else:
+        with pytest.raises(ContextLengthExceeded):
+            encoder.text("x" * 1000, "prompt")
