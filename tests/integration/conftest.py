@@ -70,7 +70,14 @@ def local(settings: ServeSettings, environment: None) -> Iterator[Local]:
     local = Local(settings, lambda line: None)
     local.start(APPLICATIONS + "build")
     yield local
+    # The worst end: the keeper is killed, and what it kept has to be found and ended without it.
+    keeper = psutil.Process(local.keeper)
+    assert len(processes.members(local.session.mark, None)) > 12
+    keeper.kill()
+    keeper.wait()
     local.kill()
+    assert not processes.members(local.session.mark, None)
+    assert not local.session.folder.exists()
 
 
 def replica_of(local: Local, deployment: str, application: str = "easel") -> psutil.Process:

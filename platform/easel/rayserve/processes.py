@@ -3,9 +3,9 @@
 Owns: which processes belong to a session, and ending them by pid. Refuses to know: what they do. Nothing is ever
 picked by its name: a machine may run other Rays and other HAProxys.
 
-A process belongs to a session if it descends from the session's keeper, was started in the keeper's Unix session
-(its `sid`, which survives the keeper and whose number the kernel does not give out again while one member lives), or
-carries the session's mark in its environment (which survives both, unless a process has written over it).
+A process belongs to a session if it descends from the session's keeper, or is in the Unix session that the keeper
+leads; and without a keeper, if it carries the session's mark in its environment. Ray's own daemons write a title over
+their environment: of those, it is what they hold open in the session's folder that counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from collections.abc import Iterable
 import psutil
 
 SESSION_ENV = "EASEL_SESSION"
-"""Names the session in the environment of each of its processes."""
+"""The session's folder, in the environment of each of its processes: the mark."""
+
+_TITLES = ("ray::", "ray-dashboard")
 
 
 def members(mark: str, keeper: int | None = None) -> list[psutil.Process]:
@@ -56,7 +58,12 @@ def _belongs(process: psutil.Process, mark: str, keeper: int | None) -> bool:
     try:
         if keeper is not None and os.getsid(process.pid) == keeper:
             return True
-        return process.environ().get(SESSION_ENV) == mark
+        if process.environ().get(SESSION_ENV) == mark:
+            return True
+        # Titles may be cut at 15 characters; who merely reads a log of the session has another.
+        if not process.name().startswith(_TITLES):
+            return False
+        return any(file.path.startswith(mark + "/") for file in process.open_files())
     except (psutil.Error, OSError):
         return False  # gone meanwhile, or another user's
 

@@ -29,10 +29,22 @@ class Blank(SimpleNamespace):
 def written(tmp_path: Path) -> str:
     """Serve's template with no application yet."""
     config = Blank(
-        log_target="/dev/null", socket_path=tmp_path / "admin.sock", maxconn=10, nbthread=1,
-        bufsize=16384, retry_on="conn-failure", balance_algorithm="leastconn", metrics_uri="/metrics",
-        metrics_port=21001, stats_port=21002, frontend_host="127.0.0.1", frontend_port=21003,
-        stats_uri="/", error_file_path="/nowhere/500.http", timeout_client_s=5, timeout_connect_s=5,
+        log_target="/dev/null",
+        socket_path=tmp_path / "admin.sock",
+        maxconn=10,
+        nbthread=1,
+        bufsize=16384,
+        retry_on="conn-failure",
+        balance_algorithm="leastconn",
+        metrics_uri="/metrics",
+        metrics_port=21001,
+        stats_port=21002,
+        frontend_host="127.0.0.1",
+        frontend_port=21003,
+        stats_uri="/",
+        error_file_path="/nowhere/500.http",
+        timeout_client_s=5,
+        timeout_connect_s=5,
         timeout_server_s=5,
     )
     route = SimpleNamespace(status=200, routes_content_type="text/plain", routes_message="ok")
