@@ -220,9 +220,8 @@ def model_config(
 
 def _layers(text: _Reader) -> tuple[LayerConfig, ...]:
     count = text.count("num_hidden_layers", 30)
-    types = text.data.get("layer_types") or [
-        "full_attention" if i % 6 == 5 else "sliding_attention" for i in range(count)
-    ]
+    pattern = ["full_attention" if index % 6 == 5 else "sliding_attention" for index in range(count)]
+    types = text.data.get("layer_types") or pattern
     if len(types) != count:
         raise text.refuse("layer_types", f"{len(types)} of them for {count} layers")
     for name in types:
@@ -236,9 +235,10 @@ def _layers(text: _Reader) -> tuple[LayerConfig, ...]:
         if text.data.get("num_global_key_value_heads") is not None and text.data.get("attention_k_eq_v", True):
             full["num_key_value_heads"] = text.count("num_global_key_value_heads")
         per_layer = {str(i): full for i, name in enumerate(types) if name == "full_attention"}
+    per_layer = {int(index): override for index, override in per_layer.items()}  # JSON has "05" for 5
     layers = []
     for index, name in enumerate(types):
-        override = _Reader(per_layer.get(str(index), {}), f"{text.where}: per_layer_config: {index}")
+        override = _Reader(per_layer.get(index, {}), f"{text.where}: per_layer_config: {index}")
         for key in override.data:
             if key not in ("head_dim", "num_key_value_heads"):
                 raise override.refuse(key, "not supported for one layer alone")

@@ -160,6 +160,7 @@ class StepLoop:
                 parts.runner.forget(sequence)
                 del self._running[sequence.request.id]
         if told:
+            self._publish(parts)  # first, so that who has read an event finds it in the statistics
             self._send(told)
 
     def _end_all(self, parts: Parts, error: EngineFailed) -> None:

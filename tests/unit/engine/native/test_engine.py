@@ -1,0 +1,252 @@
+"""The engine as its callers see it, with a real thread and a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easel.engine.native.engine import NativeEngine
+from easel.engine.native.runner import Runner
+from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, EngineFailed, InvalidRequest, NotReady
+from easel.protocol import (
+    CanvasCommitted,
+    CanvasProgress,
+    Denoising,
+    Engine,
+    EngineLimits,
+    EngineState,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Sampling,
+    Started,
+)
+from easel.settings import EngineSettings
+
+SETTINGS = EngineSettings(
+    device="cpu", threads=1, slots=4, context_tokens=512, kv_block_tokens=8, prefill_tokens_per_step=64
+)
+
+
+@pytest.fixture
+async def engine(checkpoint: Path) -> AsyncIterator[NativeEngine]:
+    engine = NativeEngine(checkpoint, SETTINGS)
+    await engine.start()
+    yield engine
+    await engine.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "easel-step-loop"]
+
+
+def _request(id_: str = "a", max_tokens: int = 16, steps: int = 3, **fields: Any) -> GenerationRequest:
+    base = GenerationRequest(
+        id=id_, prompt=tuple(range(5, 25)), max_tokens=max_tokens, ignore_eos=True,
+        denoising=Denoising(max_steps=steps),
+    )  # fmt: skip
+    return replace(base, **fields)
+
+
+async def _events(engine: NativeEngine, request: GenerationRequest) -> list[Event]:
+    return [event async for event in engine.generate(request)]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+def _tokens(events: list[Event]) -> list[int]:
+    return [token for event in events if isinstance(event, CanvasCommitted) for token in event.token_ids]
+
+
+async def test_events_come_in_order_and_end_once(engine: NativeEngine) -> None:
+    assert isinstance(engine, Engine)
+    events = await _events(engine, _request(max_tokens=20, progress_hz=1000.0))
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    committed = [event for event in events if isinstance(event, CanvasCommitted)]
+    assert [event.canvas for event in committed] == [0, 1, 2]
+    assert [len(event.token_ids) for event in committed] == [8, 8, 4]
+    assert [event.steps for event in committed] == [3, 3, 3]
+    assert any(isinstance(event, CanvasProgress) for event in events)
+    usage = events[-1].usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.canvases, usage.denoising_steps) == (20, 20, 3, 9)
+
+
+async def test_sixteen_at_once_say_what_each_says_alone(engine: NativeEngine) -> None:
+    requests = [_request(str(i), max_tokens=1 + 3 * i, sampling=Sampling(seed=i)) for i in range(16)]
+    together = await asyncio.gather(*(_events(engine, request) for request in requests))
+    for request, events in zip(requests, together, strict=True):
+        assert len(_tokens(events)) == request.max_tokens
+        assert _tokens(await _events(engine, request)) == _tokens(events)
+    stats = engine.stats()
+    assert (stats.state, stats.sequences, stats.waiting, stats.remaining_work) == (EngineState.READY, 0, 0, 0.0)
+    assert all(pool.free == pool.blocks for pool in stats.kv_pools)
+    assert stats.step_time.samples > 0
+    assert stats.counters["easel_engine_steps_total"] > 0
+
+
+async def test_logprobs_come_with_the_canvas_where_asked(engine: NativeEngine) -> None:
+    events = await _events(engine, _request(max_tokens=11, sampling=Sampling(logprobs=2)))
+    for event in events:
+        if isinstance(event, CanvasCommitted):
+            assert event.logprobs is not None
+            assert len(event.logprobs) == len(event.token_ids)
+            for token, logprob in zip(event.token_ids, event.logprobs, strict=True):
+                assert logprob.top[0] == (token, logprob.logprob)
+                assert len(logprob.top) == 2
+                assert logprob.logprob <= 0
+
+
+async def test_closing_the_iterator_frees_the_slot(engine: NativeEngine) -> None:
+    async with aclosing(engine.generate(_request(max_tokens=400, steps=40))) as events:  # type: ignore[type-var]
+        async for event in events:
+            assert isinstance(event, Started)
+            break
+    await _until(lambda: engine.stats().sequences == 0)
+    assert not engine.cancel("a"), "it is gone"
+    assert all(pool.free == pool.blocks for pool in engine.stats().kv_pools)
+
+
+async def test_cancel_ends_with_its_reason(engine: NativeEngine) -> None:
+    reader = asyncio.create_task(_events(engine, _request(max_tokens=400, steps=40)))
+    await _until(lambda: engine.stats().sequences == 1)
+    assert engine.cancel("a")
+    finished = (await reader)[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "cancelled"
+    assert not engine.cancel("a")
+    assert not engine.cancel("never heard of")
+
+
+async def test_deadline_brings_the_best_so_far(engine: NativeEngine) -> None:
+    await _events(engine, _request())  # so that it knows how long a step takes
+    denoising = Denoising(max_steps=10_000, deadline_at=time.time() + 0.3)
+    events = await _events(engine, _request(max_tokens=8, denoising=denoising))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "length"  # the one canvas there was to be
+    assert len(_tokens(events)) == 8
+    late = Denoising(deadline_at=time.time() - 1)
+    failed = (await _events(engine, _request(denoising=late)))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "deadline_exceeded"
+
+
+async def test_refuses_before_the_first_event(engine: NativeEngine) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        await _events(engine, _request(max_tokens=493))
+    with pytest.raises(InvalidRequest, match="token ids"):
+        await _events(engine, _request(prompt=(96,)))
+    reader = asyncio.create_task(_events(engine, _request("twice", max_tokens=400)))
+    await _until(lambda: engine.stats().sequences == 1)
+    with pytest.raises(InvalidRequest, match="in flight"):
+        await _events(engine, _request("twice"))
+    engine.cancel("twice")
+    assert isinstance((await reader)[-1], Finished)
+
+
+async def test_drains_by_finishing_what_runs(engine: NativeEngine) -> None:
+    readers = [asyncio.create_task(_events(engine, _request(str(i), max_tokens=40))) for i in range(6)]
+    await _until(lambda: engine.stats().sequences == 4)
+    await engine.drain()
+    assert engine.stats().state is EngineState.DRAINING
+    with pytest.raises(Draining):
+        await _events(engine, _request("late"))
+    for reader in readers:
+        assert len(_tokens(await reader)) == 40
+
+
+async def test_stop_fails_what_runs(checkpoint: Path) -> None:
+    engine = NativeEngine(checkpoint, SETTINGS)
+    with pytest.raises(NotReady):
+        await _events(engine, _request())
+    await engine.start()
+    readers = [asyncio.create_task(_events(engine, _request(str(i), max_tokens=400, steps=48))) for i in range(6)]
+    await _until(lambda: engine.stats().sequences == 4)
+    await engine.stop()
+    for reader in readers:
+        failed = (await reader)[-1]
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.retryable) == ("engine_stopped", True)
+    assert engine.stats().state is EngineState.STOPPED
+    with pytest.raises(NotReady):
+        await _events(engine, _request())
+
+
+async def test_a_step_that_raises_fails_everybody_and_the_engine(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = NativeEngine(checkpoint, SETTINGS)
+    await engine.start()
+    run = Runner.run
+
+    def break_later(self: Runner, plan: Any) -> Any:
+        if any(sequence.step == 2 for sequence in plan.denoises):
+            raise RuntimeError("a secret of the machine")
+        return run(self, plan)
+
+    monkeypatch.setattr(Runner, "run", break_later)
+    for events in await asyncio.gather(*(_events(engine, _request(str(i), max_tokens=100)) for i in range(6))):
+        failed = events[-1]
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.retryable) == ("engine_failed", True)
+        assert "secret" not in failed.message
+    await _until(lambda: engine.stats().state is EngineState.FAILED)
+    assert "a secret of the machine" in engine.stats().failure
+    assert "a step failed" in caplog.text
+    with pytest.raises(EngineFailed):
+        await _events(engine, _request())
+    await engine.stop()
+    assert engine.stats().state is EngineState.FAILED
+
+
+async def test_start_raises_what_is_wrong_with_the_checkpoint(tmp_path: Path) -> None:
+    engine = NativeEngine(tmp_path, SETTINGS)
+    with pytest.raises(ConfigurationError, match=r"config\.json"):
+        await engine.start()
+    assert engine.stats().state is EngineState.FAILED
+    await engine.stop()
+
+
+async def test_limits_change_while_it_runs(engine: NativeEngine) -> None:
+    await engine.reconfigure(EngineLimits(slots=2, max_denoising_steps=2))
+    readers = [asyncio.create_task(_events(engine, _request(str(i), max_tokens=200))) for i in range(4)]
+    await _until(lambda: engine.stats().slots == 2 and engine.stats().sequences == 2)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    events = await _events(engine, _request(max_tokens=8))
+    assert [event.steps for event in events if isinstance(event, CanvasCommitted)] == [2]
+    with pytest.raises(InvalidRequest, match="slots"):
+        await engine.reconfigure(EngineLimits(slots=0))
+
+
+async def test_an_idle_loop_shows_that_it_is_alive(engine: NativeEngine) -> None:
+    first = engine.stats().last_step_at
+    await _until(lambda: engine.stats().last_step_at > first)
+
+
+async def test_a_reader_that_does_not_read_costs_one_progress_event_a_canvas(engine: NativeEngine) -> None:
+    events = engine.generate(_request(max_tokens=8, steps=30, progress_hz=1e6))
+    assert isinstance(await anext(events), Started)
+    await _until(lambda: engine.stats().sequences == 0)
+    left = [event async for event in events]
+    assert [type(event) for event in left] == [CanvasProgress, CanvasCommitted, Finished]
+
+
+async def test_bfloat16_and_a_small_cache_are_settings(checkpoint: Path) -> None:
+    engine = NativeEngine(checkpoint, SETTINGS.model_copy(update={"dtype": "bfloat16", "kv_tokens": 64}))
+    await engine.start()
+    assert {pool.name: pool.blocks for pool in engine.stats().kv_pools} == {"full": 8, "sliding": 8}
+    assert len(_tokens(await _events(engine, _request()))) == 16
+    with pytest.raises(ContextLengthExceeded):
+        await _events(engine, _request(max_tokens=60))
+    await engine.stop()
