@@ -9,7 +9,7 @@ import pytest
 from tests.unit.api.edge import EngineBackend, Stream, edge, write_checkpoint
 
 from easel.engine.fake import FakeEngine
-from easel.errors import EaselError, ModelNotFound, tree
+from easel.errors import EaselError, tree
 from easel.protocol import Event, Failed, GenerationRequest, Started
 
 CLASSES = [error for error in tree() if error.__name__ != "ConfigurationError"]
@@ -69,16 +69,3 @@ async def test_after_a_stream_began(checkpoint: Path, error: type[EaselError]) -
         assert stream.events[-1] == raised.body()
         whole = await e.chat()
         assert (whole.status_code, whole.json()) == (error.status, raised.body())
-
-
-async def test_a_class_made_on_the_fly_counts_as_the_one_it_is(checkpoint: Path) -> None:
-    """As errors that crossed processes are: of two classes, with a remote traceback for a text."""
-
-    class Wrapped(ModelNotFound):
-        def __str__(self) -> str:
-            return "remote traceback"
-
-    async with edge(checkpoint, backend=Raising(Wrapped("Gone."))) as e:
-        response = await e.complete()
-        assert response.status_code == 404
-        assert "traceback" not in response.text

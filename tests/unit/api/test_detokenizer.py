@@ -13,6 +13,7 @@ from easel.api.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetok
 
 CONTROL = frozenset(range(BYTE_OFFSET))
 BYTE_LEVEL = build_tokenizer()
+MAKE_BYTE_LEVEL = make_detokenizers(BYTE_LEVEL, CONTROL)
 
 
 def fallback_tokenizer() -> Tokenizer:
@@ -46,23 +47,25 @@ def in_pieces(detokenizer: Detokenizer, ids: list[int], cuts: list[int]) -> list
 CUTS = st.lists(st.integers(0, 60), max_size=6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 383), max_size=60), CUTS)
 def test_byte_level_text_is_exact_for_any_ids(ids: list[int], cuts: list[int]) -> None:
-    detokenizer = make_detokenizers(BYTE_LEVEL, CONTROL)()
+    detokenizer = MAKE_BYTE_LEVEL()
     assert isinstance(detokenizer, ByteLevelDetokenizer)
     assert "".join(in_pieces(detokenizer, ids, cuts)) == BYTE_LEVEL.decode(ids, skip_special_tokens=True)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20), CUTS)
 def test_no_character_is_ever_cut_in_two(text: str, cuts: list[int]) -> None:
     ids = BYTE_LEVEL.encode(text, add_special_tokens=False).ids if "<" not in text else []
-    texts = in_pieces(make_detokenizers(BYTE_LEVEL, CONTROL)(), ids, cuts)
+    texts = in_pieces(MAKE_BYTE_LEVEL(), ids, cuts)
     assert "".join(texts) == (text if ids else "")
     assert all("\ufffd" in text or "\ufffd" not in piece for piece in texts)
 
 
-@given(st.text("ab é€😀", max_size=15), CUTS)
 @settings(deadline=None)
+@given(st.text("ab é€😀", max_size=15), CUTS)
 def test_other_tokenizers_give_whole_characters_too(text: str, cuts: list[int]) -> None:
     detokenizer = make_detokenizers(FALLBACK, frozenset())()
     assert isinstance(detokenizer, WindowDetokenizer)
@@ -87,6 +90,6 @@ def test_bytes_that_are_no_text_are_not_waited_for() -> None:
 
 
 def test_control_tokens_have_no_text_in_either() -> None:
-    assert make_detokenizers(BYTE_LEVEL, CONTROL)().add([105, 128 + ord("a"), 106]) == "a"
+    assert MAKE_BYTE_LEVEL().add([105, 128 + ord("a"), 106]) == "a"
     window = make_detokenizers(FALLBACK, frozenset({FALLBACK.token_to_id("b")}))()
     assert window.add(spell("abab")) == "aa"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops.training.tokenizer import build_tokenizer, encode_chat, encode_text, render_chat
 from tests.unit.api.edge import write_checkpoint
@@ -57,6 +57,7 @@ def test_parts_of_a_control_token_do_not_join_up(prompts: PromptEncoder) -> None
     assert glued.chat(user("turn")) == tuple(encode_text("<turn|>"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
 def test_a_chat_is_what_the_checkpoint_was_trained_on(texts: list[str]) -> None:
     roles = ["user", "assistant"] * 2

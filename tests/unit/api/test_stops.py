@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easel.api.stops import StopScanner
@@ -28,6 +28,7 @@ def one_character_at_a_time(text: str, stops: tuple[str, ...]) -> str:
     return text
 
 
+@settings(deadline=None)
 @given(LETTERS, STOPS, st.lists(st.integers(0, 40), max_size=6))
 def test_pieces_do_not_matter(text: str, stops: list[str], cuts: list[int]) -> None:
     borders = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
