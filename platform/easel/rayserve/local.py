@@ -81,8 +81,9 @@ class Local:
             self.dashboard.deploy(self.config(import_path))
             self._wait_until_ready()
             self._say(f"Ready after {time.monotonic() - began:.1f} s.")
-        except BaseException:
-            (self.session.folder / session.FAILED).touch()
+        except BaseException as error:
+            if not isinstance(error, Interrupted):
+                (self.session.folder / session.FAILED).touch()
             self.kill()
             raise
 
