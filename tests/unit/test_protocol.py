@@ -66,9 +66,7 @@ def test_step_time_grows_with_the_groups() -> None:
 def test_imports_nothing_heavy() -> None:
     import subprocess
 
-    code = (
-        "import sys, easel.protocol; print([m for m in ('torch', 'ray', 'fastapi') if m in sys.modules])"
-    )
+    code = "import sys, easel.protocol; print([m for m in ('torch', 'ray', 'fastapi') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert protocol.__doc__
