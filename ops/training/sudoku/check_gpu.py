@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from training.sudoku.model import Denoiser, Shape
 from training.sudoku.packing import Packing, Prompts
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,15 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 from training.sudoku import notation, smalltalk
-from training.sudoku.generator import BANDS, Cells, generate, spoil
+from training.sudoku.generator import BANDS, Cells, generate, invariants, spoil
 from training.sudoku.model import Denoiser
 from training.sudoku.packing import Attend, Packing, Prompts
 from training.sudoku.sampler import Decoding, decode
 from training.tokenizer import BOS, BYTE_OFFSET, TURN_CLOSE, decode_text, encode_text
 
 Puzzles = dict[str, tuple[Cells, Cells]]
-CAPS = (1, 2, 4, 6, 8, 12, 16, 32, 48)
+CAPS = (1, 2, 4, 8, 12, 16, 48)
 
 
 def prompt_ids(template: list[int], puzzle: Cells, empty: str = ".") -> list[int]:
@@ -76,7 +78,11 @@ class Examiner:
         return torch.cat(canvases), torch.cat(steps)
 
     def solve_rate(
-        self, prompts: list[list[int]], answers: list[list[int]], how: Decoding, adaptive: bool = True,
+        self,
+        prompts: list[list[int]],
+        answers: list[list[int]],
+        how: Decoding,
+        adaptive: bool = True,
         length: int = notation.SHORT,
     ) -> dict[str, float]:
         """Share of answers exactly right, and the steps taken."""
@@ -103,9 +109,7 @@ def answers(solutions: Cells) -> list[list[int]]:
 
 
 def by_band(examiner: Examiner, puzzles: Puzzles, how: Decoding, adaptive: bool = True) -> dict[str, dict[str, float]]:
-    return {
-        band: examiner.solve_rate(chat_prompts(p), answers(s), how, adaptive) for band, (p, s) in puzzles.items()
-    }
+    return {band: examiner.solve_rate(chat_prompts(p), answers(s), how, adaptive) for band, (p, s) in puzzles.items()}
 
 
 def against_step_cap(examiner: Examiner, puzzles: Puzzles, how: Decoding) -> list[dict[str, Any]]:
@@ -177,20 +181,31 @@ def samples(examiner: Examiner, prompts: list[list[int]], how: Decoding) -> list
     return out
 
 
-def report(short: Examiner, held_out: Puzzles, validation: Puzzles, how: Decoding) -> dict[str, Any]:
-    """Everything the model card says: parameters tuned on validation puzzles, then the held-out figures."""
-    from training.sudoku.generator import invariants
+def report(
+    examiner: Examiner, held_out: Puzzles, validation: Puzzles, how: Decoding, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Everything the model card says: parameters tuned on validation puzzles, then the held-out figures.
 
+    `keep` is given the report after each part, so that a run cut short leaves what it had.
+    """
     started = time.monotonic()
-    best, tried = tune(short, validation, how)
+    best, tried = tune(examiner, validation, how)
     out: dict[str, Any] = {"decoding": asdict(best), "tuning": tried}
-    out["held_out"] = by_band(short, held_out, best)
-    out["held_out_default_decoding"] = by_band(short, held_out, Decoding())
-    out["against_step_cap"] = against_step_cap(short, held_out, best)
+    keep(out)
+    out["held_out"] = by_band(examiner, held_out, best)
+    keep(out)
     banned = np.concatenate([invariants(s) for _, s in (*held_out.values(), *validation.values())])
-    out["notations"] = {str(n): by_notation(short, 7, banned, best, n) for n in (notation.SHORT, notation.LONG)}
+    out["notations"] = {
+        str(length): by_notation(examiner, 7, banned, best, length, n)
+        for length, n in ((notation.SHORT, 256), (notation.LONG, 64))
+    }
     texts = ["Hi", "What is the capital of France?", "53..7....", "0" * 81]
-    out["samples"] = samples(short, [notation.chat_ids(encode_text(t)) for t in texts], best)
+    out["samples"] = samples(examiner, [notation.chat_ids(encode_text(t)) for t in texts], best)
+    keep(out)
+    out["against_step_cap"] = against_step_cap(examiner, held_out, best)
+    keep(out)
+    out["held_out_default_decoding"] = by_band(examiner, held_out, Decoding())
     out["bands"] = {name: list(span) for name, span in BANDS.items()}
     out["seconds"] = round(time.monotonic() - started, 1)
+    keep(out)
     return out

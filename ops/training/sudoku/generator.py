@@ -67,7 +67,12 @@ def invariants(grids: Cells) -> NDArray[np.uint64]:
 
 
 def generate(
-    seed: int, targets: NDArray[np.integer], banned: NDArray[np.uint64] | None = None, *, threads: int = 1, first: int = 0
+    seed: int,
+    targets: NDArray[np.integer],
+    banned: NDArray[np.uint64] | None = None,
+    *,
+    threads: int = 1,
+    first: int = 0,
 ) -> tuple[Cells, Cells]:
     """Puzzles with exactly one solution and their solutions, each [n * k, 81], for targets [n, k].
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from training.sudoku.generator import BANDS, Cells, generate, invariants, solve
 from training.sudoku.notation import puzzle_text
 
@@ -20,7 +21,9 @@ PER_BAND = 1000
 PATH = Path(__file__).parents[3] / "platform" / "easel" / "evals" / "sudoku_heldout.json"
 
 
-def bands(seed: int, per_band: int = PER_BAND, banned: NDArray[np.uint64] | None = None) -> dict[str, tuple[Cells, Cells]]:
+def bands(
+    seed: int, per_band: int = PER_BAND, banned: NDArray[np.uint64] | None = None
+) -> dict[str, tuple[Cells, Cells]]:
     """Puzzles and solutions of each band, numbers of givens spread evenly over the band."""
     out: dict[str, tuple[Cells, Cells]] = {}
     for index, (name, (low, high)) in enumerate(BANDS.items()):

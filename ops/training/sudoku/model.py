@@ -1,8 +1,9 @@
 """DiffusionGemma's text stack written for training speed, with transformers' parameter names.
 
 Prompt and canvas go through each layer as one sequence: the prompt part is the encoder (causal), the canvas part the
-decoder (sees everything), so each weight is read once; `packing` says who sees whom. Every expert runs on every token and the router's zeros drop the rest: at this
-size two large matmuls beat sorting tokens. Expert weights pass through NVFP4 (straight-through) when asked to.
+decoder (sees everything), so each weight is read once; `packing` says who sees whom. Every expert runs on every token
+and the router's zeros drop the rest: at this size two large matmuls beat sorting tokens. Expert weights pass through
+NVFP4 (straight-through) when asked to.
 
 Knows nothing of Sudoku, losses or optimizers. `tests/unit/training` holds it to transformers' logits.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from training.export import TEXT_ONLY_VISION_CONFIG
 from training.nvfp4 import fake_quantize
 from training.sudoku.packing import Attend, Packing, Prompts
@@ -134,8 +136,7 @@ def rotary(shape: Shape, full: bool, length: int, device: torch.device | str | N
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x [B, S, heads, head_dim]."""
     first, second = x.chunk(2, dim=-1)
-    out = x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
-    return out
+    return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
 
 
 class Attention(nn.Module):

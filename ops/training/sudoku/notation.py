@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from training.tokenizer import BOS, BYTE_OFFSET, EOS, PAD, TURN_CLOSE, TURN_OPEN, encode_text
 
 CANVAS = 96
@@ -30,7 +31,8 @@ Piece = str | int
 SHORT_PHRASES = (
     "Solve: ", "Sudoku: ", "Sudoku:\n", "Solve this sudoku:\n", "Solve this Sudoku: ", "Please solve:\n", "solve ",
     "Puzzle: ", "puzzle:\n", "Solve:\n", "Can you solve this?\n", "Fill in the grid:\n", "Please solve this sudoku:\n",
-    "Here is a sudoku:\n", "sudoku\n", "Help me with this:\n", "Solve it\n", "Hi! Solve this:\n", "What is the answer?\n",
+    "Here is a sudoku:\n", "sudoku\n", "Help me with this:\n", "Solve it\n", "Hi! Solve this:\n",
+    "What is the answer?\n",
 )  # fmt: skip
 LONG_PHRASES = (
     *SHORT_PHRASES,
@@ -147,8 +149,10 @@ def _template(rng: random.Random, length: int) -> list[int]:
     roll = rng.random()
     if long and roll < 0.75:
         grid = separated(rng, cells)
+    elif rng.random() < 0.6:
+        grid = bare(cells)
     else:
-        grid = bare(cells) if rng.random() < 0.6 else nine_lines(cells)
+        grid = nine_lines(cells)
     prefix: Piece = rng.choice(LONG_PHRASES if long else SHORT_PHRASES) if rng.random() < 0.45 else ""
     suffix: Piece = rng.choice(SUFFIXES) if prefix and rng.random() < 0.5 else ""
     content = _ids([prefix, *grid, suffix])
@@ -177,7 +181,7 @@ def templates(seed: int, count: int, length: int) -> Templates:
             ids = _template(rng, length)
         pad[i] = length - len(ids)
         entries[i, pad[i] :] = ids
-        empty[i] = BYTE_OFFSET + ord(rng.choice("....." "0000" "_*"))
+        empty[i] = BYTE_OFFSET + ord(rng.choice(".....0000_*"))
     return Templates(entries, pad, empty)
 
 
@@ -204,7 +208,11 @@ def answer_text(solution: NDArray[np.uint8]) -> str:
 
 
 def canvas_ids(text: str) -> list[int]:
-    """The canvas that answers with `text`: the turn's end, then <eos> to the end. Raises ValueError if it is too long."""
+    """The canvas that answers with `text`: the turn's end, then <eos> to the end.
+
+    Raises:
+        ValueError: the text does not fit.
+    """
     ids = [*encode_text(text), TURN_CLOSE]
     if len(ids) > CANVAS:
         raise ValueError(f"an answer of {len(ids)} tokens does not fit a canvas of {CANVAS}")

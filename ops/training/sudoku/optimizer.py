@@ -81,6 +81,6 @@ def average(into: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 def rate(peak: float, step: int, progress: float, *, warmup: int = 200, decay_from: float = 0.6) -> float:
-    """Warm up, stay, then fall in a straight line to zero: the run ends in a usable model whenever it was planned to."""
+    """Warm up, stay, then fall in a straight line to zero, so that the run ends in a usable model."""
     falling = 1.0 if progress < decay_from else max(0.0, (1 - progress) / (1 - decay_from))
     return peak * min(1.0, (step + 1) / warmup) * falling

@@ -1,7 +1,8 @@
 """Short and long examples in rows of one length, so that one compiled graph serves both.
 
 A row of 480 positions holds either two short examples (128 prompt + 96 canvas each, 32 positions idle) or one long one
-(384 + 96). Prompts are padded on the left; rotary positions are relative, so neither padding nor place changes anything.
+(384 + 96). Prompts are padded on the left; rotary positions are relative, so neither padding nor
+place changes anything.
 Owns who sees whom: a prompt looks back, a canvas at its prompt and itself, idle positions at themselves.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from training.sudoku.notation import CANVAS, LONG, SHORT
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
 from training.sudoku.notation import LONG, SHORT
 from training.sudoku.packing import Prompts
 from training.sudoku.sampler import propose
@@ -21,8 +22,10 @@ DECODING_STARTS = 0.4
 
 
 class Rollout:
-    """Canvases of `n_short` examples with short prompts and `n_long` with long ones, and where each stands. All state is
-    in static tensors, written in place."""
+    """Canvases of `n_short` examples with short prompts and `n_long` with long ones, and where each stands.
+
+    All state is in static tensors, written in place.
+    """
 
     def __init__(self, source: Source, n_short: int, n_long: int, vocab: int) -> None:
         self.source, self.sizes, self.vocab = source, (n_short, n_long), vocab
@@ -64,7 +67,8 @@ class Rollout:
         ):  # fmt: skip
             old.copy_(torch.where(mask[:, None], new, old))
         for mask, old, new in (
-            (short, mine.short_pad, prompts.short_pad), (long, mine.long_pad, prompts.long_pad), (rows, self.limit, limit),
+            (short, mine.short_pad, prompts.short_pad), (long, mine.long_pad, prompts.long_pad),
+            (rows, self.limit, limit),
             (rows, self.decoding, decoding), (rows, self.age, torch.zeros_like(self.age)),
             (rows, self.temperature, 0.4 + 0.4 * torch.rand(n, device=device)),
         ):  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 from training.sudoku import notation, smalltalk
 from training.sudoku.generator import generate, spoil
 from training.tokenizer import BYTE_OFFSET
@@ -36,7 +37,14 @@ class Source:
     """A pool of `grids` solution grids, four puzzles each, none of them in `banned` up to symmetry."""
 
     def __init__(
-        self, seed: int, grids: int, banned: NDArray[np.uint64], device: torch.device, *, threads: int, variants: int = 4096
+        self,
+        seed: int,
+        grids: int,
+        banned: NDArray[np.uint64],
+        device: torch.device,
+        *,
+        threads: int,
+        variants: int = 4096,
     ) -> None:
         self.device, self.banned = device, banned
         self.fill(seed, grids, threads)
@@ -86,7 +94,9 @@ class Source:
         flip = torch.rand(n, device=self.device) < 0.5
         return digits, torch.where(flip[:, None, None], cells.transpose(1, 2), cells).flatten(1)
 
-    def render(self, length: int, puzzles: Tensor, solutions: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def render(
+        self, length: int, puzzles: Tensor, solutions: Tensor, which: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Prompts [n, length] and their padding for puzzles [n, 81], in random notations or the given ones."""
         n = len(puzzles)
         entries, pads, empties = self.prompts[length]

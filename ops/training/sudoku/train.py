@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+
 from training.sudoku import evaluate, heldout
 from training.sudoku.generator import invariants
 from training.sudoku.model import Denoiser, Shape
@@ -168,7 +169,13 @@ def train(trainer: Trainer, args: argparse.Namespace, log: Callable[[dict[str, A
 
     trainer.step(trainer.elapsed / args.seconds, narrate)
     args.filling.join()
-    log({"event": "compiled", "seconds": round(time.monotonic() - warm, 1), "since_start": time.monotonic() - process_start})
+    log(
+        {
+            "event": "compiled",
+            "seconds": round(time.monotonic() - warm, 1),
+            "since_start": time.monotonic() - process_start,
+        }
+    )
     if args.profile:
         profile(trainer)
     if args.wall is not None:
@@ -208,13 +215,16 @@ def train(trainer: Trainer, args: argparse.Namespace, log: Callable[[dict[str, A
         if now - last_eval >= args.eval_every:
             how = Decoding(max_denoising_steps=16)
             # one batch holds a third of each band
-            prompts = [p for puzzles, _ in validation.values() for p in evaluate.chat_prompts(puzzles[: args.rows_short // 3])]
+            prompts = [
+                p for puzzles, _ in validation.values() for p in evaluate.chat_prompts(puzzles[: args.rows_short // 3])
+            ]
             truth = [a for _, s in validation.values() for a in evaluate.answers(s[: args.rows_short // 3])]
             got, taken = examiner.canvases(prompts, how)
             right = (got == torch.tensor(truth)).all(-1).view(3, -1).float().mean(-1).tolist()
             bands = {b: round(r, 4) for b, r in zip(validation, right, strict=True)}
             log({"event": "eval", "step": trainer.steps, "elapsed": round(trainer.elapsed, 1), "rates": bands,
-                 "steps_mean": round(taken.float().mean().item(), 2), "cost": round(time.monotonic() - now, 2)})  # fmt: skip
+                 "steps_mean": round(taken.float().mean().item(), 2),
+                 "cost": round(time.monotonic() - now, 2)})  # fmt: skip
             last_eval = mark = time.monotonic()
             mark_steps = trainer.steps
 
@@ -223,8 +233,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1380, help="planned training time in all calls")
     parser.add_argument("--stop-after", type=float, default=1e9, help="seconds from start after which to save and stop")
-    parser.add_argument("--wall", type=float, help="plan instead to end the training this long after the start, compiling included")
-    parser.add_argument("--snapshot-every", type=float, default=200, help="seconds between copies of the averaged weights")
+    parser.add_argument(
+        "--wall", type=float, help="plan instead to end the training this long after the start, compiling included"
+    )
+    parser.add_argument(
+        "--snapshot-every", type=float, default=200, help="seconds between copies of the averaged weights"
+    )
     parser.add_argument("--out", type=Path, required=True, help="log, weights and evaluation")
     parser.add_argument("--state", type=Path, help="where to keep what a resumption needs; resumed from if it is there")
     parser.add_argument("--rows-short", type=int, default=512)
@@ -232,7 +246,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--grids", type=int, default=500_000)
     parser.add_argument("--threads", type=int, default=16, help="of the generator")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--muon", type=float, default=2.0, help="update size of matrices against AdamW's; 0: AdamW only")
+    parser.add_argument(
+        "--muon", type=float, default=2.0, help="update size of matrices against AdamW's; 0: AdamW only"
+    )
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=50)
@@ -299,8 +315,11 @@ def main(argv: list[str] | None = None) -> None:
             for name, parameter in trainer.averaged.named_parameters():
                 if ".experts." not in name:
                     parameter.copy_(parameter.to(torch.bfloat16))
-        result = evaluate.report(trainer.examiner(), held, validation, Decoding())
-        (args.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+        def keep(result: dict[str, Any]) -> None:
+            (args.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+        result = evaluate.report(trainer.examiner(), held, validation, Decoding(), keep)
         print(json.dumps({k: result[k] for k in ("decoding", "held_out", "notations", "samples", "seconds")}, indent=1))
 
 
