@@ -180,6 +180,8 @@ def train(trainer: Trainer, args: argparse.Namespace, log: Callable[[dict[str, A
         profile(trainer)
     if args.wall is not None:
         args.seconds = trainer.elapsed + args.wall - (time.monotonic() - process_start)
+        if args.seconds <= trainer.elapsed:
+            raise RuntimeError(f"--wall {args.wall} was over before the first step was done")
         log({"event": "planned", "seconds": round(args.seconds, 1)})
     last_snapshot = time.monotonic()
     mark, mark_steps, last_eval = time.monotonic(), trainer.steps, time.monotonic()
