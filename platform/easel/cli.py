@@ -142,19 +142,26 @@ def _settings(config: Path | None, checkpoint: str | None, port: int | None, hos
 
 
 def _need_serve_extra() -> None:
-    missing = [name for name in NEEDED_TO_SERVE if find_spec(name) is None]
-    if missing:
+    if missing := _missing():
         raise ConfigurationError(
             f"serving needs more than this installation has ({', '.join(missing)}): pip install 'easel-serve[serve]'"
         )
 
 
+def _missing() -> list[str]:
+    return [name for name in NEEDED_TO_SERVE if find_spec(name) is None]
+
+
 def _plan(settings: ServeSettings) -> Iterator[str]:
-    """What would be started, a line each. Raises `ConfigurationError` where the checkpoint is not there."""
+    """What would be started, a line each. Raises `ConfigurationError` where the checkpoint is missing or wrong."""
     model, local, tiers = settings.app.model, settings.local, settings.deployments
     folder = model.folder
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     yield f"Model     {', '.join(model.names)}: {model.checkpoint} ({_bytes(size)} in {folder})"
+    if not _missing():  # a base install has no tokenizers to check with
+        from easel.rayserve.preflight import check_model
+
+        check_model(settings)
     yield (
         f"Engine    {model.engine.kind}, {model.engine.slots} slots, {model.engine.context_tokens} tokens of context, "
         f"{_replicas(tiers.engine.replicas)} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
@@ -172,7 +179,7 @@ def _plan(settings: ServeSettings) -> Iterator[str]:
 
 
 def _proxy(settings: ServeSettings) -> str:
-    if find_spec("psutil") is None or find_spec("ray") is None:
+    if _missing():
         return "a proxy that comes with the serve extra"
     from easel.rayserve.session import find_haproxy
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from easel.errors import EaselError, InternalError, NotReady
+from easel.errors import InternalError, NotReady
 from easel.rayserve import processes, session
 from easel.rayserve.config import APPLICATION, ENGINE, IMPORT_PATH, serve_config
 from easel.rayserve.dashboard import Dashboard
@@ -84,6 +84,7 @@ class Local:
         except BaseException as error:
             if not isinstance(error, Interrupted):
                 (self.session.folder / session.FAILED).touch()
+                self._say(f"It failed; for a day its logs are in {self.session.folder}")
             self.kill()
             raise
 
@@ -213,16 +214,14 @@ def run(local: Local, say: Say, welcome: Callable[[str, int, Path, Path, str], s
             first = count
             local.drain(lambda: count > first)
         except Interrupted as error:
-            say(error.message)
+            say(str(error))
         finally:
             local.kill()
     say("Stopped.")
 
 
-class Interrupted(EaselError):
+class Interrupted(Exception):
     """Ctrl-C while starting."""
-
-    code = "interrupted"
 
 
 @contextlib.contextmanager
