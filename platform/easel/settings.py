@@ -4,6 +4,7 @@
       app           AppSettings            becomes the Serve application's `args`: a change replaces every replica
         models      {key: ModelSettings}   one for now
         api         ApiSettings
+        playground  PlaygroundSettings
         telemetry   TelemetrySettings
       deployments   {ingress, engine}      becomes Serve's deployment options: a change is made in place
       local         LocalSettings          what `easel serve` starts on this machine; unused on Kubernetes
@@ -128,6 +129,13 @@ class ApiSettings(Settings):
     """Seconds after which the engine commits its best for a request that is still running. Restart."""
 
 
+class PlaygroundSettings(Settings):
+    """The page that shows canvases as they are denoised."""
+
+    enabled: bool = True
+    """Whether the page is served at `/`. It is a client of the API like any other. Restart."""
+
+
 class TelemetrySettings(Settings):
     """What leaves the service for those who watch it."""
 
@@ -141,6 +149,7 @@ class AppSettings(Settings):
     models: dict[Name, ModelSettings] = Field(default_factory=lambda: {"default": ModelSettings()})
     """By key. One for now."""
     api: ApiSettings = ApiSettings()
+    playground: PlaygroundSettings = PlaygroundSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @field_validator("models")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from easel.api.app import create_app
+from easel.playground.page import mount
 from easel.rayserve.backend import HandleBackend
 from easel.rayserve.config import ENGINE
 from easel.rayserve.loopback import keep_on_loopback
@@ -34,4 +35,7 @@ class Ingress:
         """Serve calls this once, in the replica: an application holds tokenizers and clients that do not travel."""
         application = serve.get_replica_context().app_name
         watch = ReplicaWatch(partial(count_running, application, ENGINE))
-        return create_app(self._settings, HandleBackend(self._engine, watch), RayRecorder())
+        app = create_app(self._settings, HandleBackend(self._engine, watch), RayRecorder())
+        if self._settings.playground.enabled:
+            mount(app)
+        return app
