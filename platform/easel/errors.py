@@ -162,8 +162,10 @@ class ConfigurationError(EaselError):
 
 
 def tree(root: type[EaselError] = EaselError) -> list[type[EaselError]]:
-    """Every class below `root`, and `root`, parents first."""
-    return [root, *(leaf for child in root.__subclasses__() for leaf in tree(child))]
+    """Every class of this module below `root`, and `root`, parents first. Ray makes more on the fly, when an error
+    crosses processes: those are not ours."""
+    ours = (child for child in root.__subclasses__() if child.__module__ == __name__)
+    return [root, *(leaf for child in ours for leaf in tree(child))]
 
 
 BY_CODE: dict[str, type[EaselError]] = {error.code: error for error in reversed(tree())}
