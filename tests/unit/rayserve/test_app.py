@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from ray import serve
 from tests.integration.checkpoint import write_checkpoint
 
@@ -48,9 +49,10 @@ def test_a_replica_builds_the_api_from_its_settings(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(serve, "get_replica_context", Context)
     given: list[Any] = []
-    monkeypatch.setattr(ingress, "create_app", lambda *arguments: given.append(arguments) or "the app")
+    made = FastAPI()
+    monkeypatch.setattr(ingress, "create_app", lambda *arguments: given.append(arguments) or made)
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     settings = parse({"app": {"models": {"default": {"checkpoint": str(checkpoint)}}}}).app
-    assert ingress.Ingress(settings, Handle()).__serve_build_asgi_app__() == "the app"
+    assert ingress.Ingress(settings, Handle()).__serve_build_asgi_app__() is made
     assert given[0][0] is settings
     assert isinstance(given[0][1], HandleBackend)
