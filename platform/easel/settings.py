@@ -57,7 +57,7 @@ class EngineSettings(Settings):
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)
     """Sequences decoded side by side. More raises throughput until a step is compute-bound, and every sequence's
-    latency from there. Live up to the value at start, beyond it restart."""
+    latency from there. Restart; the deployment's `user_config` can lower it while replicas run."""
     context_tokens: int = Field(4096, ge=64, le=1_048_576)
     """Most tokens of prompt and answer together. The checkpoint's own limit applies as well. Restart."""
     kv_tokens: int | None = Field(None, ge=64)
@@ -125,6 +125,8 @@ class ApiSettings(Settings):
     heartbeat_s: float = Field(15.0, gt=0.0, le=600.0)
     """Seconds of silence in a stream after which a comment line is sent, so that no proxy on the way takes a slow
     canvas for a dead connection. Restart."""
+    max_progress_hz: float = Field(30.0, ge=0.1, le=1000.0)
+    """Most `stream_options.progress_hz` of a request: states of the canvas a second, for each choice. Restart."""
     request_timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
     """Seconds after which the engine commits its best for a request that is still running. Restart."""
 

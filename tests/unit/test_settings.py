@@ -93,7 +93,7 @@ def _fields(model: type[BaseModel], path: str = "") -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("path", "description"), _fields(ServeSettings))
 def test_every_setting_is_described_and_says_what_a_change_costs(path: str, description: str) -> None:
-    assert "Restart." in description or "Live" in description, path
+    assert "Restart" in description or "Live" in description, path
 
 
 def test_the_one_model_is_reachable_by_its_key() -> None:

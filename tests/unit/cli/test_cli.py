@@ -12,6 +12,7 @@ from tests.integration.checkpoint import write_checkpoint
 from typer.testing import CliRunner
 
 from easel import __version__, cli
+from easel.cli import serving
 
 RUN = CliRunner()
 ROOT = Path(__file__).parents[3]
@@ -75,7 +76,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 
 def test_the_missing_extra_is_said(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "ray" else object())
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "ray" else object())
     done = RUN.invoke(cli.app, ["serve", "--config", str(config)])
     assert done.exit_code == 2
     assert "pip install 'easel-serve[serve]'" in done.output

@@ -1,13 +1,10 @@
-"""The `easel` command.
+"""`easel serve`, `easel check` and `easel version`.
 
-Owns: options, what is printed, exit codes (0 done, 1 failed while running, 2 the configuration or the machine cannot
-do it). Refuses to know: how anything is done. Imports what a command needs when it runs, so that `--help` is instant
-and the base install can show it.
+Owns: their options and what they print. Refuses to know: how anything is done.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,30 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from easel import __version__
-from easel.errors import ConfigurationError, EaselError
+from easel.cli.failures import reported
+from easel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from easel.settings import ServeSettings
 
-FAILED, WRONG = 1, 2
 NEEDED_TO_SERVE = ("ray", "fastapi", "uvicorn", "psutil", "tokenizers", "numpy")
-
-app = typer.Typer(
-    name="easel",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Serve block text-diffusion language models behind an OpenAI-compatible API.
-
-    \b
-    easel serve                          the embedded checkpoint on http://127.0.0.1:8000
-    easel serve --checkpoint DIR         a DiffusionGemma checkpoint of yours
-    easel serve --config FILE            everything else: docs/configuration.md has every setting
-    easel check FILE                     is that file right, and what would it start?
-    """,
-)
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings in YAML. Without it, every setting has its default.")
@@ -59,7 +39,6 @@ Host = Annotated[
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="The API's port. 0 picks a free one.")]
 
 
-@app.command()
 def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = None, host: Host = None) -> None:
     """Serve a model on this machine until Ctrl-C.
 
@@ -71,7 +50,7 @@ def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = Non
     easel serve --checkpoint ~/models/diffusiongemma --port 0
     easel serve --config deployments/local/easel.yaml
     """
-    with _errors():
+    with reported():
         settings = _settings(config, checkpoint, port, host)
         _need_serve_extra()
         from easel.rayserve import session
@@ -84,7 +63,6 @@ def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = Non
         run(Local(settings, typer.echo), typer.echo, _welcome)
 
 
-@app.command()
 def check(
     config: Annotated[Path | None, typer.Argument(help="Settings in YAML.", show_default=False)] = None,
     checkpoint: Checkpoint = None,
@@ -96,35 +74,16 @@ def check(
     \b
     easel check deployments/local/easel.yaml
     """
-    with _errors():
+    with reported():
         settings = _settings(config, checkpoint, port, host)
         for line in _plan(settings):
             typer.echo(line)
         typer.echo("The configuration is right.")
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-def main() -> None:
-    """The console script."""
-    app()
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Turns our errors into one message and an exit code. Anything else is a bug and keeps its traceback."""
-    try:
-        yield
-    except ConfigurationError as error:
-        typer.echo(f"easel: {error.message}", err=True)
-        raise typer.Exit(WRONG) from None
-    except EaselError as error:
-        typer.echo(f"easel: {error.message}", err=True)
-        raise typer.Exit(FAILED) from None
 
 
 def _settings(config: Path | None, checkpoint: str | None, port: int | None, host: str | None) -> ServeSettings:

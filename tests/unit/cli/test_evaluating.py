@@ -1,0 +1,51 @@
+"""`easel eval sudoku`: what it prints for people and for machines, and how it ends when the service does not answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from easel import cli
+from easel.evals import sudoku
+from easel.evals.sudoku import Answer
+
+RUN = CliRunner()
+
+
+async def asked(
+    url: str, model: str | None, limit: int | None, concurrency: int, on_answer: sudoku.Callable[[Answer], None]
+) -> list[Answer]:
+    """One solved and one failed puzzle; the rest of the suite is tested where it lives."""
+    answers = [
+        Answer("45-60", "1" * 81, True, 0.25, steps=2, canvases=1, tokens=89),
+        Answer("24-31", "2" * 81, False, 0.5, error="HTTPStatusError: 503"),
+    ]
+    for answer in answers:
+        on_answer(answer)
+    return answers
+
+
+def test_prints_a_line_a_band_and_fails_when_a_request_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sudoku, "run", asked)
+    done = RUN.invoke(cli.app, ["eval", "sudoku", "--limit", "1"])
+    assert done.exit_code == 1
+    assert "100.0%" in done.output
+    assert "44.5" in done.output
+    assert "1 requests failed; the first: HTTPStatusError: 503" in done.output
+
+
+def test_json_is_all_there_is_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sudoku, "run", asked)
+    done = RUN.invoke(cli.app, ["eval", "sudoku", "--json"])
+    data = json.loads(done.stdout)
+    assert [band["solve_rate"] for band in data["bands"]] == [1.0, 0.0]
+    assert data["answers"][1]["error"].startswith("HTTPStatusError")
+
+
+def test_a_service_that_is_not_there_is_one_sentence() -> None:
+    done = RUN.invoke(cli.app, ["eval", "sudoku", "--url", "http://127.0.0.1:9", "--limit", "1"])
+    assert done.exit_code == 1
+    assert "no answer to GET http://127.0.0.1:9/v1/models" in done.output
+    assert "Traceback" not in done.output
