@@ -26,6 +26,9 @@ from easel.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a control group keeps how much of the cores it may use, on Linux."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -39,7 +42,7 @@ class Parts:
 def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None) -> Parts:
     """Load the checkpoint in `folder`. Slow: seconds to minutes.
 
-    `exact`: whether answers may depend on what shares the batch; None: never on a CPU, in the last bits on a GPU.
+    `exact`: whether answers are the same whatever shares the batch; None: on a CPU they are.
     Call it in the thread that will run the steps: the number of threads belongs to that one.
     Raises `ConfigurationError` for what is wrong with the checkpoint, the settings or the machine.
     """
@@ -91,7 +94,7 @@ def cores() -> int:
     """Cores that this process may use: those it may run on, and no more than its control group's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
         limit = allowed if quota == "max" else -(-int(quota) // int(period))
     except (OSError, ValueError):
         limit = allowed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from easel.protocol import CanvasProgress, Event
+from easel.protocol import CanvasProgress, Event, merge_progress
 
 
 class Mailbox:
@@ -25,7 +25,7 @@ class Mailbox:
     def put(self, event: Event) -> None:
         """Add an event. Progress replaces unread progress before it, and keeps what that alone has told."""
         if isinstance(event, CanvasProgress) and self._events and isinstance(self._events[-1], CanvasProgress):
-            event = merge(self._events.pop(), event)  # type: ignore[arg-type]  # just seen to be progress
+            event = merge_progress(self._events.pop(), event)  # type: ignore[arg-type]  # just seen to be progress
         self._events.append(event)
         self._arrived.set()
 
@@ -35,25 +35,3 @@ class Mailbox:
             self._arrived.clear()
             await self._arrived.wait()
         return self._events.popleft()
-
-
-def merge(older: CanvasProgress, newer: CanvasProgress) -> CanvasProgress:
-    """One event that tells what both do. Of another canvas, the older one says nothing that matters any more."""
-    if older.canvas != newer.canvas:
-        return newer
-    told = {
-        position: (token, entropy, accepted)
-        for progress in (older, newer)
-        for position, token, entropy, accepted in zip(
-            progress.positions, progress.token_ids, progress.entropies, progress.accepted, strict=True
-        )
-    }
-    positions = tuple(sorted(told))
-    return CanvasProgress(
-        newer.canvas,
-        newer.step,
-        positions,
-        tuple(told[position][0] for position in positions),
-        tuple(told[position][1] for position in positions),
-        tuple(told[position][2] for position in positions),
-    )

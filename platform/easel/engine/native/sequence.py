@@ -27,6 +27,9 @@ from easel.protocol import (
     canvas_work,
 )
 
+SHOWN_NATS = 0.1
+"""An entropy that moved less than this since progress told it is not told again."""
+
 PREFILL_CHUNK = GROUP_ROWS
 """Prompt tokens in one chunk: chunks end at multiples of this, and at the prompt's end."""
 
@@ -102,8 +105,8 @@ class Sequence:
     usage_work: float = 0.0
     canvases: int = 0
     denoising_steps: int = 0
-    shown: dict[int, int] = field(default_factory=dict)
-    """The argmax that progress events have told, by position."""
+    shown: dict[int, tuple[int, bool, float]] = field(default_factory=dict)
+    """What progress events have told, by position: the argmax, whether it was accepted, its entropy."""
     shown_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -216,9 +219,13 @@ class Sequence:
         hertz, last = self.request.progress_hz, self.last
         if hertz is None or last is None or now - self.shown_at < 1 / hertz:
             return None
-        changed = [p for p, token in enumerate(last.argmax) if self.shown.get(p) != token]
+        changed = []
+        for position, now_there in enumerate(zip(last.argmax, last.accepted, last.entropies, strict=True)):
+            shown = self.shown.get(position)
+            if shown is None or shown[:2] != now_there[:2] or abs(shown[2] - now_there[2]) >= SHOWN_NATS:
+                self.shown[position] = now_there
+                changed.append(position)
         self.shown_at = now
-        self.shown.update((p, last.argmax[p]) for p in changed)
         return CanvasProgress(
             self.canvas,
             self.step,

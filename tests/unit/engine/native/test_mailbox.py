@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from easel.engine.native.mailbox import Mailbox, merge
-from easel.protocol import CanvasProgress, Started
+from easel.engine.native.mailbox import Mailbox
+from easel.protocol import CanvasProgress, Started, merge_progress
 
 
 def _progress(step: int, canvas: int = 0, **tokens: int) -> CanvasProgress:
@@ -38,4 +38,4 @@ async def test_waits_for_the_next_event() -> None:
 
 def test_progress_of_an_older_canvas_is_worth_nothing() -> None:
     newer = _progress(1, canvas=1, p0=4)
-    assert merge(_progress(9, p3=7), newer) == newer
+    assert merge_progress(_progress(9, p3=7), newer) == newer

@@ -1,0 +1,65 @@
+"""What the engine is built with: device, threads, sizes, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from easel.engine.native import assembly
+from easel.engine.native.assembly import assemble, cores
+from easel.errors import ConfigurationError
+from easel.settings import EngineSettings
+
+SETTINGS = EngineSettings(device="cpu", threads=1, slots=2, context_tokens=256, kv_block_tokens=8)
+
+
+def test_answers_do_not_depend_on_company_on_a_cpu(checkpoint: Path) -> None:
+    parts = assemble(checkpoint, SETTINGS)
+    assert parts.runner.exact
+    assert parts.runner.model.dtype is torch.float32
+    assert not assemble(checkpoint, SETTINGS, exact=False).runner.exact
+    assert assemble(checkpoint, SETTINGS.model_copy(update={"dtype": "bfloat16"})).runner.model.dtype is torch.bfloat16
+
+
+def test_pools_hold_every_slot_at_full_length_and_sliding_ones_no_more_than_the_window(checkpoint: Path) -> None:
+    full, sliding = assemble(checkpoint, SETTINGS).scheduler.kv.pools
+    assert full.blocks == 2 * 256 // 8
+    assert sliding.blocks == full.blocks, "a step may write 512 tokens: more than the context"
+    few = SETTINGS.model_copy(update={"prefill_tokens_per_step": 16, "context_tokens": 4096})
+    full, sliding = assemble(checkpoint, few).scheduler.kv.pools
+    assert (full.blocks, sliding.blocks) == (2 * 4096 // 8, 2 * (-(-(9 + 256) // 8) + 1))
+
+
+def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="cuda"):
+        assemble(checkpoint, SETTINGS.model_copy(update={"device": "cuda"}))
+
+
+def test_end_tokens_outside_the_vocabulary_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1, 96]}))
+    with pytest.raises(ConfigurationError, match=r"\[96\]"):
+        assemble(folder, SETTINGS)
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 8), ("150000 100000", 2), ("1000 100000", 1)])
+def test_threads_keep_to_the_control_groups_quota(
+    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(assembly, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert cores() == expected
+    monkeypatch.setattr(assembly, "CPU_QUOTA", tmp_path / "missing")
+    assert cores() == 8
+
+
+def test_threads_wait_by_sleeping() -> None:
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
