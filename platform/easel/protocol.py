@@ -335,6 +335,28 @@ class Engine(Protocol):
         """End at once: what still runs fails with `engine_stopped`. Frees threads, processes and memory."""
 
 
+def merge_progress(older: CanvasProgress, newer: CanvasProgress) -> CanvasProgress:
+    """One event that tells what both do. Of another canvas, the older one says nothing that matters any more."""
+    if older.canvas != newer.canvas:
+        return newer
+    told = {
+        position: (token, entropy, accepted)
+        for progress in (older, newer)
+        for position, token, entropy, accepted in zip(
+            progress.positions, progress.token_ids, progress.entropies, progress.accepted, strict=True
+        )
+    }
+    positions = tuple(sorted(told))
+    return CanvasProgress(
+        newer.canvas,
+        newer.step,
+        positions,
+        tuple(told[position][0] for position in positions),
+        tuple(told[position][1] for position in positions),
+        tuple(told[position][2] for position in positions),
+    )
+
+
 def canvas_work(canvas_length: int, steps: float) -> float:
     """Units of work of one canvas: `steps` denoising steps and its commit."""
     return (steps + 1) * canvas_length / GROUP_ROWS

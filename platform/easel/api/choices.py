@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from easel.api.backend import Backend
 from easel.api.detokenizer import Detokenizer
@@ -22,6 +22,7 @@ from easel.errors import EaselError, EngineFailed, from_code
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
+    CanvasProgress,
     Event,
     Failed,
     Finished,
@@ -54,6 +55,10 @@ class Delta:
     text: str = ""
     committed: bool = False
     """It comes from a committed canvas."""
+    progress: CanvasProgress | None = None
+    """What moved on the canvas, where that is wanted. Such a delta has nothing else."""
+    canvas: CanvasCommitted | None = None
+    """The canvas of this text, where progress is wanted, with those of its tokens that count."""
     outcome: Outcome | None = None
     """On the last one."""
 
@@ -75,7 +80,7 @@ async def run_choice(
     canvases: list[tuple[int, str]] = []
     tokens = cached = 0
     last: Delta | None = None
-    begun = False
+    begun, shown = False, request.progress_hz is not None
     events = backend.generate(request)
     try:
         async for event in events:
@@ -86,18 +91,23 @@ async def run_choice(
                 canvases.append((event.steps, str(event.stop)))
                 used, text = _text(event.token_ids, detokenizer, scanner)
                 tokens += used
+                canvas = replace(event, token_ids=event.token_ids[:used]) if shown else None
                 if scanner.found is not None:
                     work = prefill_work(len(request.prompt) - cached)
                     work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
-                    last = Delta(index, text, True, Outcome("stop", tuple(canvases), tokens, cached, work))
+                    outcome = Outcome("stop", tuple(canvases), tokens, cached, work)
+                    last = Delta(index, text, True, canvas=canvas, outcome=outcome)
                     break
-                yield Delta(index, text, True)
+                yield Delta(index, text, True, canvas=canvas)
+            elif isinstance(event, CanvasProgress):
+                if shown:
+                    yield Delta(index, progress=event)
             elif isinstance(event, Finished):
                 text = scanner.add(detokenizer.end())
                 reason: FinishReason = "stop" if scanner.found is not None else event.reason
                 usage = event.usage
                 outcome = Outcome(reason, tuple(canvases), tokens, usage.cached_tokens, usage.work)
-                last = Delta(index, text + scanner.end(), False, outcome)
+                last = Delta(index, text + scanner.end(), outcome=outcome)
                 break
             elif isinstance(event, Failed):
                 raise _error(event)

@@ -45,6 +45,31 @@ def make_detokenizers(tokenizer: Tokenizer, control: frozenset[int]) -> Callable
     return lambda: WindowDetokenizer(tokenizer, control)
 
 
+def make_token_text(tokenizer: Tokenizer, control: frozenset[int]) -> Callable[[int], str]:
+    """What shows a single token: control tokens by their name, bytes that are no character alone as replacement
+    characters, ids that are not in the vocabulary as nothing."""
+    decoder = json.loads(tokenizer.to_str())["decoder"]
+    table = _bytes_by_id(tokenizer) if decoder is not None and decoder["type"] == "ByteLevel" else None
+    known: dict[int, str] = {}
+
+    def text(token: int) -> str:
+        if token not in known:
+            name = tokenizer.id_to_token(token)
+            if name is None:
+                return ""
+            if token in control:
+                known[token] = name
+            elif table is not None:
+                known[token] = table[token].decode("utf-8", "replace")
+            else:  # the second of two: some decoders drop a space in front of the first
+                alone = str(tokenizer.decode([token], skip_special_tokens=False))
+                twice = str(tokenizer.decode([token, token], skip_special_tokens=False))
+                known[token] = twice[len(alone) :]
+        return known[token]
+
+    return text
+
+
 class ByteLevelDetokenizer:
     """See the module. Ids that are not in the vocabulary have no text, as in the library."""
 

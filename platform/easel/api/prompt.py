@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from easel.api.detokenizer import Detokenizer, make_detokenizers
+from easel.api.detokenizer import Detokenizer, make_detokenizers, make_token_text
 from easel.api.model_card import ModelCard
 from easel.api.template import ChatTemplate, Message, Piece, read_chat_template
 from easel.errors import ConfigurationError, ContextLengthExceeded, InvalidRequest
@@ -52,6 +52,8 @@ class PromptEncoder:
         self._most_characters = _most_characters(tokenizer, self._ids)
         self.make_detokenizer: Callable[[], Detokenizer] = make_detokenizers(tokenizer, frozenset(special))
         """Makes what turns one answer's token ids into text."""
+        self.token_text: Callable[[int], str] = make_token_text(tokenizer, frozenset(special))
+        """Shows a single token."""
 
     def text(self, text: str, param: str) -> tuple[int, ...]:
         """Token ids of a prompt, `<bos>` in front. An empty one is `<bos>` alone, as OpenAI's API has it.

@@ -19,6 +19,8 @@ from easel.settings import ApiSettings
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for completions."""
+PROGRESS_HZ = 10.0
+"""States of a canvas a second where progress is wanted and no rate is given, or what the settings allow if less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class RequestMaker:
         if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
             prompts = [body.prompt]
         self._check_choices(body, len(prompts))
+        progress_hz = self._progress_hz(body)
         encoded = []
         for index, prompt in enumerate(prompts):
             param = "prompt" if prompts[index] is body.prompt else f"prompt.{index}"
@@ -66,19 +69,20 @@ class RequestMaker:
             )
         default = self._settings.default_max_tokens or COMPLETION_MAX_TOKENS
         limits = [self._max_tokens(prompt, body.max_tokens, "max_tokens", default, "prompt") for prompt in encoded]
-        return self._make("cmpl-", body, encoded, limits, now, traceparent)
+        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent)
 
     def chat(self, body: ChatBody, now: float, traceparent: str | None = None) -> ApiRequest:
         """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
         self._check_model(body.model)
         self._check_choices(body, 1)
+        progress_hz = self._progress_hz(body)
         prompt = self._prompts.chat([message.for_template() for message in body.messages])
         wanted, name = body.max_completion_tokens, "max_completion_tokens"
         if wanted is None:
             wanted, name = body.max_tokens, "max_tokens"
         default = self._settings.default_max_tokens or self._card.context_tokens
         limit = self._max_tokens(prompt, wanted, name, default, "messages")
-        return self._make("chatcmpl-", body, [prompt], [limit], now, traceparent)
+        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent)
 
     def _check_model(self, name: str) -> None:
         if name not in self._card.names:
@@ -93,6 +97,20 @@ class RequestMaker:
                 f"more than the {most} that one call may have.",
                 param,
             )
+
+    def _progress_hz(self, body: GenerationBody) -> float | None:
+        options, most = body.stream_options, self._settings.max_progress_hz
+        if options is None or not options.include_progress:
+            return None
+        if options.progress_hz is None:
+            return min(PROGRESS_HZ, most)
+        if options.progress_hz > most:
+            raise InvalidRequest(
+                "Invalid 'stream_options.progress_hz': value above the maximum. Expected a value "
+                f"<= {most:g}, but got {options.progress_hz:g} instead.",
+                "stream_options.progress_hz",
+            )
+        return float(options.progress_hz)
 
     def _max_tokens(self, prompt: Sequence[int], wanted: int | None, name: str, default: int, source: str) -> int:
         """The limit of one answer: as wanted, or as much of the default as fits."""
@@ -118,6 +136,7 @@ class RequestMaker:
         body: GenerationBody,
         prompts: Sequence[tuple[int, ...]],
         limits: Sequence[int],
+        progress_hz: float | None,
         now: float,
         traceparent: str | None,
     ) -> ApiRequest:
@@ -138,6 +157,7 @@ class RequestMaker:
                         traceparent=traceparent,
                         sampling=sampling,
                         denoising=denoising,
+                        progress_hz=progress_hz,
                     )
                 )
         return ApiRequest(

@@ -11,6 +11,7 @@ from typing import Any
 
 from easel.api.choices import Delta, Outcome
 from easel.api.model_card import ModelCard
+from easel.api.progress import Revision
 from easel.api.requests import ApiRequest
 from easel.protocol import FinishReason
 
@@ -54,6 +55,34 @@ def chunk(call: ApiRequest, delta: Delta, first: bool) -> Json | None:
         return None
     end = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
     return {**_chunk_head(call), "choices": [{"index": delta.index, **content, **end}], **_no_usage(call)}
+
+
+def progress_chunk(call: ApiRequest, index: int, revision: Revision) -> Json:
+    """One state of a choice's canvas. Without choices, so that loops over those pass it by."""
+    progress: Json = {
+        "choice": index,
+        "canvas": revision.canvas,
+        "step": revision.step,
+        "canvas_length": revision.canvas_length,
+        "committed": revision.commit is not None,
+    }
+    if revision.commit is not None:
+        progress |= {
+            "steps": revision.commit.steps,
+            "stop": str(revision.commit.stop),
+            "tokens": len(revision.commit.token_ids),
+        }
+    progress["changes"] = [
+        {
+            "position": change.position,
+            "token_id": change.token_id,
+            "text": change.text,
+            "entropy": round(change.entropy, 4),
+            "accepted": change.accepted,
+        }
+        for change in revision.changes
+    ]
+    return {**_chunk_head(call), "choices": [], **_no_usage(call), "easel": {"progress": progress}}
 
 
 def usage_chunk(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:

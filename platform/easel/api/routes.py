@@ -21,10 +21,12 @@ from easel.api.backend import Backend
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.model_card import ModelCard
+from easel.api.progress import Told
 from easel.api.prompt import PromptEncoder
 from easel.api.request_log import RequestNotes, notes
 from easel.api.requests import ApiRequest, RequestMaker
 from easel.api.schemas import parse_chat, parse_completion
+from easel.api.unread import keep_up
 from easel.errors import EaselError, InvalidRequest, ModelNotFound, NotReady
 from easel.settings import ApiSettings
 from easel.telemetry.names import FIRST_CANVAS_SECONDS
@@ -129,14 +131,12 @@ class Routes:
         return sse.EventStream(self._events(call, choices, first, known), choices.close)
 
     def _begin(self, call: ApiRequest) -> SideBySide:
-        return SideBySide(
-            [
-                run_choice(
-                    self._backend, one, index, self._prompts.make_detokenizer(), call.stops, self._card.canvas_length
-                )
-                for index, one in enumerate(call.choices)
-            ]
-        )
+        running = []
+        for index, one in enumerate(call.choices):
+            detokenizer = self._prompts.make_detokenizer()
+            choice = run_choice(self._backend, one, index, detokenizer, call.stops, self._card.canvas_length)
+            running.append(choice if one.progress_hz is None else keep_up(choice))
+        return SideBySide(running)
 
     async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
         texts = [""] * len(call.choices)
@@ -168,6 +168,7 @@ class Routes:
     ) -> AsyncIterator[bytes]:
         """The parts of a stream, from the first delta on. Ends in `[DONE]` or in an error event."""
         begun: set[int] = set()
+        told = [Told(self._card.canvas_length, self._prompts.token_text) for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
         waits_for_canvas = True
         try:
@@ -176,6 +177,9 @@ class Routes:
                     yield sse.HEARTBEAT
                 else:
                     waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                    revision = told[delta.index].revision(delta)
+                    if revision is not None:
+                        yield sse.event(responses.progress_chunk(call, delta.index, revision))
                     part = responses.chunk(call, delta, first=delta.index not in begun)
                     begun.add(delta.index)
                     if delta.outcome is not None:

@@ -18,6 +18,7 @@ from easel.errors import InvalidRequest
 
 INT64 = 2**63
 MOST_STOP_CHARACTERS = 1024
+LEAST_PROGRESS_HZ = 0.1
 
 
 class Body(BaseModel):
@@ -33,6 +34,10 @@ class StreamOptions(Body):
 
     include_usage: bool | None = None
     """One more event before `[DONE]`, without choices, that holds the usage of the whole call."""
+    include_progress: bool | None = None
+    """More events, without choices, that show each canvas while it is denoised: see Progress."""
+    progress_hz: Annotated[float, Field(ge=LEAST_PROGRESS_HZ)] | None = None
+    """Most of those events a second, for each choice; 10 by default. Only with `include_progress`."""
 
 
 def _kind(value: Any) -> str:
@@ -147,6 +152,7 @@ B = TypeVar("B", CompletionBody, ChatBody)
 def parse_completion(raw: bytes) -> CompletionBody:
     """The body of a completion. Raises `InvalidRequest` or `UnsupportedParameter` that names the first wrong field."""
     body = _validate(CompletionBody, unsupported.without_neutral(_object(raw), unsupported.COMPLETION))
+    _check_progress(body)
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidRequest(
             f"Invalid 'best_of': {body.best_of} is not supported here; leave it out, or send the value of 'n'.",
@@ -161,6 +167,7 @@ def parse_chat(raw: bytes) -> ChatBody:
     if "messages" in data:
         data["messages"] = unsupported.refuse_in_messages(data["messages"])
     body = _validate(ChatBody, data)
+    _check_progress(body)
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidRequest(
             "Setting 'max_tokens' and 'max_completion_tokens' to different values is not possible: they are two names "
@@ -168,6 +175,16 @@ def parse_chat(raw: bytes) -> ChatBody:
             "max_tokens",
         )
     return body
+
+
+def _check_progress(body: GenerationBody) -> None:
+    options = body.stream_options
+    if options is not None and options.progress_hz is not None and not options.include_progress:
+        raise InvalidRequest(
+            "The 'stream_options.progress_hz' parameter is only allowed when 'stream_options.include_progress' is "
+            "enabled.",
+            "stream_options.progress_hz",
+        )
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -92,6 +92,8 @@ class _Sequence:
     canvases: int = 0
     denoising_steps: int = 0
     last_progress: float = 0.0
+    shown: list[tuple[int, bool]] = field(default_factory=list)
+    """What progress has told of the present canvas: token and accepted, by position."""
 
 
 class FakeEngine:
@@ -261,6 +263,7 @@ class FakeEngine:
         )
         sequence.canvas += 1
         sequence.step = 0
+        sequence.shown.clear()
         if len(sequence.output) >= request.max_tokens:
             self._finish(sequence, "length")
         elif len(sequence.output) >= len(sequence.answer):
@@ -269,17 +272,33 @@ class FakeEngine:
             self._finish(sequence, "deadline")
 
     def _show_progress(self, sequence: _Sequence) -> None:
-        """One position a step clears: enough to test what carries progress."""
+        """What differs from what was told: each position is noise until a step of its own, then what is committed."""
         rate, now = sequence.request.progress_hz, time.time()
         if rate is None or now - sequence.last_progress < 1 / rate:
             return
         sequence.last_progress = now
-        position = (sequence.step - 1) % self._canvas_length
-        index = len(sequence.output) + position
-        token = sequence.answer[index] if index < len(sequence.answer) else 0
+        told = sequence.shown
+        canvas = [self._looks(sequence, position) for position in range(self._canvas_length)]
+        changed = [position for position, look in enumerate(canvas) if not told or told[position] != look]
+        sequence.shown = canvas
         sequence.events.put_nowait(
-            CanvasProgress(sequence.canvas, sequence.step, (position,), (token,), (0.5 / sequence.step,), (True,))
+            CanvasProgress(
+                sequence.canvas,
+                sequence.step,
+                tuple(changed),
+                tuple(canvas[position][0] for position in changed),
+                tuple(0.05 if canvas[position][1] else 2.0 for position in changed),
+                tuple(canvas[position][1] for position in changed),
+            )
         )
+
+    def _looks(self, sequence: _Sequence, position: int) -> tuple[int, bool]:
+        """Token and accepted, at this step. 0 fills what lies beyond the answer."""
+        draw = (sequence.request.sampling.seed + 31 * sequence.canvas + position + 1) * 2654435761 % 2**32
+        if sequence.step <= (draw >> 8) % sequence.steps_needed:
+            return BYTE_OFFSET + WORDS[(draw + sequence.step // 2) % len(WORDS)], False
+        index = len(sequence.output) + position
+        return (sequence.answer[index] if index < len(sequence.answer) else 0), True
 
     def _remaining(self, sequence: _Sequence) -> float:
         canvases = -(-max(0, sequence.request.max_tokens - len(sequence.output)) // self._canvas_length)
