@@ -27,9 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from easel.errors import ConfigurationError
 
 EMBEDDED = "embedded:"
-"""Prefix of checkpoints that come with the package, as in `embedded:tiny`."""
+"""Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
 
-DEFAULT_CHECKPOINT = "embedded:tiny"
+DEFAULT_CHECKPOINT = "embedded:sudoku"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -6,6 +6,7 @@ Owns: their options and what they print. Refuses to know: how anything is done.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from easel import __version__
+from easel.checkpoints import EXAMPLES
 from easel.cli.failures import reported
 from easel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from easel.settings import ServeSettings
+    from easel.settings import AppSettings, ServeSettings
 
 NEEDED_TO_SERVE = ("ray", "fastapi", "uvicorn", "psutil", "tokenizers", "numpy")
 
@@ -60,7 +62,7 @@ def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = Non
             typer.echo(line)
         for folder in session.sweep():
             typer.echo(f"Cleaned up after an earlier run that was killed: {folder}")
-        run(Local(settings, typer.echo), typer.echo, _welcome)
+        run(Local(settings, typer.echo), typer.echo, partial(_welcome, settings.app))
 
 
 def check(
@@ -148,13 +150,15 @@ def _proxy(settings: ServeSettings) -> str:
     return "Serve's own proxy" + ("" if chosen else " (no HAProxy for this platform: about 13 ms a request more)")
 
 
-def _welcome(url: str, dashboard: int, token_file: Path, logs: Path, name: str) -> str:
+def _welcome(app: AppSettings, url: str, dashboard: int, token_file: Path, logs: Path, name: str) -> str:
     """What is printed when requests can come."""
+    message = EXAMPLES.get(app.model.checkpoint, "Hello")
+    watch = f"Open {url} in a browser to watch it denoise, or try:" if app.playground.enabled else "Try:"
     return f"""
-Listening on {url}. Try:
+Listening on {url}. {watch}
 
-  curl {url}/v1/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{name}", "prompt": "Hello", "max_tokens": 64}}'
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "{message}"}}]}}'
 
 Dashboard  http://127.0.0.1:{dashboard}  (token: cat {token_file})
 Logs       {logs}
