@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit integration format gen coverage eval train-tiny clean
+.PHONY: help install run test lint types unit integration format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,8 +62,15 @@ format: install ## Let ruff rewrite what it can
 gen: install ## Rewrite every generated file
 	@$(BIN)/python ops/generate.py
 
+eval: install ## Ask a running service 3,000 held-out Sudoku puzzles
+	@$(BIN)/easel eval sudoku
+
 train-tiny: install ## Train the tiny embedded checkpoint again (CPU, minutes)
 	@$(BIN)/python ops/training/tiny/train.py
+
+train-sudoku: install ## Train the Sudoku checkpoint again (one H100, 20 minutes) and export it
+	@PYTHONPATH=ops $(BIN)/python -m training.sudoku.train --out build/sudoku --wall 1000
+	@PYTHONPATH=ops $(BIN)/python -m training.sudoku.export_checkpoint --weights build/sudoku
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
