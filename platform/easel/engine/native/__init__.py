@@ -10,6 +10,7 @@ becomes tensors, results become plain numbers), `rules` (a request becomes a seq
 import os
 
 # Threads of a matrix product that wait for each other by spinning hold the cores that everything else in the replica
-# needs. Measured on 2 cores with other work beside it, a 27M-parameter model, one canvas: 745 ms a step (median) when
-# they spin, 102 ms when they sleep. OpenMP reads this once, when torch is loaded, so it stands before any import of it.
+# needs. Measured with two threads on 2 cores with other work beside them, a 27M-parameter model, one canvas: 745 ms a
+# step (median) when they spin, 102 ms when they sleep. (One thread a worker needs neither.) OpenMP reads this once,
+# when torch is loaded, so it stands before any import of it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -47,7 +47,9 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     Raises `ConfigurationError` for what is wrong with the checkpoint, the settings or the machine.
     """
     device = _device(settings)
-    torch.set_num_threads(settings.threads or cores())
+    exact = device == "cpu" if exact is None else exact
+    workers, threads = _threads(settings, exact)
+    torch.set_num_threads(threads)
     config = read_model_config(folder)
     defaults = read_generation_defaults(folder)
     if outside := [token for token in defaults.eos_token_ids if not 0 <= token < config.vocab]:
@@ -58,14 +60,13 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
     kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
     limits = Limits(settings.slots, settings.prefill_tokens_per_step, settings.max_denoising_steps)
-    runner = Runner(
-        model, defaults, kv, noise or PhiloxNoise(device), exact=device == "cpu" if exact is None else exact
-    )
+    runner = Runner(model, defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
     log.info(
-        "model on %s in %s, %d threads, KV blocks: %s",
+        "model on %s in %s, %d workers of %d threads, KV blocks: %s",
         device,
         str(model.dtype).removeprefix("torch."),
-        torch.get_num_threads(),
+        workers,
+        threads,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
     )
     return Parts(RuleBook(config, defaults, context, most_written), Scheduler(kv, limits, most_written), runner)
@@ -81,6 +82,19 @@ def _device(settings: EngineSettings) -> str:
 def _dtype(settings: EngineSettings, device: str) -> torch.dtype:
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return named.get(settings.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+
+
+def _threads(settings: EngineSettings, exact: bool) -> tuple[int, int]:
+    """Workers, and threads in each.
+
+    As many workers as there can be sequences to share out: they wait for each other once a step, while the threads of
+    a matrix product do so at every product. Both numbers hold as long as the engine lives, because a product may round
+    differently on more threads. Measured on 2 idle cores with 27M parameters in fp32: 70 ms a step for one canvas on
+    one thread and 49 to 77 on two; for two canvases 73 ms on two workers.
+    """
+    total = settings.threads or cores()
+    workers = min(total, settings.slots) if exact else 1
+    return workers, total // workers
 
 
 def _pool_sizes(settings: EngineSettings, context: int, window: int, most_written: int) -> tuple[int, int]:

@@ -103,6 +103,13 @@ class StepLoop:
         self._publish(parts)
         self._ready(parts)
         try:
+            self._drive(parts)
+        finally:
+            parts.runner.close()
+
+    def _drive(self, parts: Parts) -> None:
+        """Turn until told to stop, or until a step fails."""
+        try:
             while not self._stopping:
                 self._take_orders(parts, wait=not parts.scheduler.sequences)
                 self._turn(parts)

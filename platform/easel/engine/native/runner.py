@@ -3,16 +3,17 @@
 Owns: the KV pools' tensors, each canvas's tokens and soft embedding, the ragged batches, and in which company rows
 are computed. Refuses to know: why the plan is what it is (`scheduler`), and when a canvas has converged (`sequence`).
 
-Batch invariance. A matrix product may sum in another order when it has more rows, and a canvas that differs in its
-last bits may decode to another text. With `exact`, every chunk and every canvas goes through the model by itself, so
-that its bits depend on its own request alone; without, one forward takes them all. On a CPU, where a canvas fills the
-cores by itself, exactness costs little and is the default.
+Batch invariance. A matrix product may sum in another order when it has more rows or more threads, and a canvas that
+differs in its last bits may decode to another text. With `exact`, every chunk and every canvas goes through the model
+by itself, on a number of threads that never changes, so that its bits depend on its own request alone; sequences are
+spread over workers instead, which share nothing and wait for each other once a step. Without, one forward takes them
+all. On a CPU, where a canvas fills a core by itself, exactness costs little and is the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +38,35 @@ class _Canvas:
     soft: torch.Tensor | None = None  # [length, hidden]; None before the first step
 
 
+@dataclass(slots=True)
+class _Job:
+    """Part of a plan."""
+
+    encodes: list[Encode]
+    denoises: list[Sequence]
+    draws: Draws | None
+    """For the canvases of `denoises`; None without any."""
+
+
 class Runner:
     """One model on one device."""
 
     def __init__(
-        self, model: Model, defaults: GenerationDefaults, kv: KvCache, noise: Noise, exact: bool = True
+        self,
+        model: Model,
+        defaults: GenerationDefaults,
+        kv: KvCache,
+        noise: Noise,
+        exact: bool = True,
+        workers: int = 1,
+        threads: int = 1,
     ) -> None:
+        """`workers`: sequences at a time, with `exact`; `threads`: of a matrix product, in each of them."""
+        self._workers: ThreadPoolExecutor | None = None
+        if exact and workers > 1:
+            self._workers = ThreadPoolExecutor(
+                workers, "easel-worker", initializer=torch.set_num_threads, initargs=(threads,)
+            )
         self.model = model
         self.exact = exact
         self._defaults = defaults
@@ -52,34 +76,54 @@ class Runner:
         self.kv = KvTensors(model.config, rows, model.dtype, str(model.device))
         self._canvases: dict[Sequence, _Canvas] = {}
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> dict[Sequence, StepResult]:
         """Do everything in the plan; returns what each denoised sequence's canvas came to."""
-        for sequence in plan.denoises:
-            self._begin(sequence)
+        with torch.inference_mode():
+            for sequence in plan.denoises:
+                self._begin(sequence)
+            jobs = self._jobs(plan)
+        done = map(self._do, jobs) if self._workers is None else self._workers.map(self._do, jobs)
         results: dict[Sequence, StepResult] = {}
-        draws = self._draws(plan.denoises) if plan.denoises else None
-        for encodes, denoises in self._parts(plan):
-            hidden = self.model.forward(self._batch(encodes, denoises), self.kv)
-            if denoises and draws:
-                rows = slice(len(results), len(results) + len(denoises))
-                mine = Draws(draws.uniform[rows], draws.random_tokens[rows])
-                results.update(zip(denoises, self._step(denoises, hidden, mine), strict=True))
+        for job, found in zip(jobs, done, strict=True):
+            results.update(zip(job.denoises, found, strict=True))
         return results
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers is not None:
+            self._workers.shutdown()
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is kept for a sequence that has ended."""
         self._canvases.pop(sequence, None)
 
-    def _parts(self, plan: Plan) -> Iterator[tuple[Items[Encode], Items[Sequence]]]:
-        """What goes through the model together. Encodes first: a canvas may follow tokens of the same plan."""
+    def _jobs(self, plan: Plan) -> list[_Job]:
+        """The plan in parts that need nothing of each other: one for each sequence, or one for all."""
+        draws = self._draws(plan.denoises) if plan.denoises else None
         if not self.exact:
-            yield plan.encodes, plan.denoises
-            return
+            return [_Job(plan.encodes, plan.denoises, draws)]
+        jobs: dict[Sequence, _Job] = {}
         for encode in plan.encodes:
-            yield (encode,), ()
-        for sequence in plan.denoises:
-            yield (), (sequence,)
+            jobs.setdefault(encode.sequence, _Job([], [], None)).encodes.append(encode)
+        for row, sequence in enumerate(plan.denoises):
+            job = jobs.setdefault(sequence, _Job([], [], None))
+            job.denoises.append(sequence)
+            assert draws is not None, "there is a canvas, so there are draws"
+            job.draws = Draws(draws.uniform[row : row + 1], draws.random_tokens[row : row + 1])
+        return list(jobs.values())
+
+    @torch.inference_mode()
+    def _do(self, job: _Job) -> list[StepResult]:
+        """One job. Its encodes come first, because its canvas follows them."""
+        encodes = job.encodes
+        if self.exact:
+            for encode in encodes:
+                self.model.forward(self._batch([encode], []), self.kv)
+            if not job.denoises:
+                return []
+            encodes = []
+        hidden = self.model.forward(self._batch(encodes, job.denoises), self.kv)
+        return [] if job.draws is None else self._step(job.denoises, hidden, job.draws)
 
     def _begin(self, sequence: Sequence) -> None:
         """Fill a new canvas with random tokens."""

@@ -58,10 +58,11 @@ class Harness:
         prefill: int = 512,
         noise: Noise | None = None,
         exact: bool = True,
+        workers: int = 1,
     ) -> None:
         self.kv = KvCache(blocks, blocks, block_tokens, model.config.window)
         self.scheduler = Scheduler(self.kv, Limits(slots, prefill), MOST_WRITTEN)
-        self.runner = Runner(model, defaults, self.kv, noise or PhiloxNoise(), exact)
+        self.runner = Runner(model, defaults, self.kv, noise or PhiloxNoise(), exact, workers)
         self.rules = RuleBook(model.config, defaults, 4096, MOST_WRITTEN)
         self.answers: dict[str, Answer] = {}
         self._arrivals = 0

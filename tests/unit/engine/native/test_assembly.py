@@ -26,6 +26,15 @@ def test_answers_do_not_depend_on_company_on_a_cpu(checkpoint: Path) -> None:
     assert assemble(checkpoint, SETTINGS.model_copy(update={"dtype": "bfloat16"})).runner.model.dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("threads", "slots", "exact", "expected"),
+    [(8, 2, True, (2, 4)), (2, 8, True, (2, 1)), (1, 8, True, (1, 1)), (8, 2, False, (1, 8))],
+)
+def test_cores_are_shared_out_among_sequences(threads: int, slots: int, exact: bool, expected: tuple[int, int]) -> None:
+    settings = SETTINGS.model_copy(update={"threads": threads, "slots": slots})
+    assert assembly._threads(settings, exact) == expected
+
+
 def test_pools_hold_every_slot_at_full_length_and_sliding_ones_no_more_than_the_window(checkpoint: Path) -> None:
     full, sliding = assemble(checkpoint, SETTINGS).scheduler.kv.pools
     assert full.blocks == 2 * 256 // 8

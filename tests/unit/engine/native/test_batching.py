@@ -49,17 +49,19 @@ def _numbered(request: GenerationRequest, number: int) -> GenerationRequest:
     requests=st.lists(REQUESTS, min_size=2, max_size=5),
     pauses=st.lists(st.integers(0, 4), min_size=5, max_size=5),
     slots=st.integers(1, 5),
+    workers=st.sampled_from([1, 3]),
     prefill=st.sampled_from([16, 300, 1024]),
 )
 def test_batched_equals_single_in_any_join_order(
-    native: Native, requests: list[GenerationRequest], pauses: list[int], slots: int, prefill: int
+    native: Native, requests: list[GenerationRequest], pauses: list[int], slots: int, workers: int, prefill: int
 ) -> None:
-    harness = Harness(*native, slots=slots, prefill=prefill)
+    harness = Harness(*native, slots=slots, prefill=prefill, workers=workers)
     for number, (request, pause) in enumerate(zip(requests, pauses, strict=False)):
         harness.add(_numbered(request, number))
         for _ in range(pause):
             harness.step()
     answers = harness.run()
+    harness.runner.close()
     for number, request in enumerate(requests):
         assert answers[str(number)].tokens == _alone(native, request)
 

@@ -33,7 +33,7 @@ from easel.protocol import (
 from easel.settings import EngineSettings
 
 SETTINGS = EngineSettings(
-    device="cpu", threads=1, slots=4, context_tokens=512, kv_block_tokens=8, prefill_tokens_per_step=64
+    device="cpu", threads=2, slots=4, context_tokens=512, kv_block_tokens=8, prefill_tokens_per_step=64
 )
 
 
@@ -43,7 +43,7 @@ async def engine(checkpoint: Path) -> AsyncIterator[NativeEngine]:
     await engine.start()
     yield engine
     await engine.stop()
-    assert not [thread for thread in threading.enumerate() if thread.name == "easel-step-loop"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("easel-")]
 
 
 def _request(id_: str = "a", max_tokens: int = 16, steps: int = 3, **fields: Any) -> GenerationRequest:
