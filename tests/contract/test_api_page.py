@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.edge import edge, saying, write_checkpoint
+from tests.unit.api.edge import Stream, edge, saying, spell, write_checkpoint
 
 from easel.api import unsupported
-from easel.api.schemas import MOST_STOP_CHARACTERS, ChatBody, ChatMessage, CompletionBody, StreamOptions
+from easel.api.requests import PROGRESS_HZ
+from easel.api.schemas import (
+    LEAST_PROGRESS_HZ,
+    MOST_STOP_CHARACTERS,
+    ChatBody,
+    ChatMessage,
+    CompletionBody,
+    StreamOptions,
+)
 from easel.settings import ApiSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -73,6 +81,8 @@ def test_the_pages_numbers_are_the_settings() -> None:
     assert f"{defaults.max_choices} choices" in PAGE
     assert f"{defaults.heartbeat_s:g} s of silence" in PAGE
     assert f"{defaults.request_timeout_s:g} s" in PAGE
+    assert f"{LEAST_PROGRESS_HZ:g} to {defaults.max_progress_hz:g} a second" in PAGE
+    assert f"{PROGRESS_HZ:g} by default" in PAGE
     assert f"{MOST_STOP_CHARACTERS:,} characters" in PAGE
 
 
@@ -87,6 +97,18 @@ async def test_the_pages_curl_bodies_work(tmp_path: Path, body: str) -> None:
         data = json.loads(body)
         path = "/v1/chat/completions" if "messages" in data else "/v1/completions"
         assert (await e.client.post(path, json=data)).status_code == 200
+
+
+async def test_the_pages_way_to_replay_ends_in_the_text(tmp_path: Path) -> None:
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "def replay" in code]
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/api.md", "exec"), names)
+    text = "Thirty-nine characters in three canvases"
+    async with edge(write_checkpoint(tmp_path), saying(text), api={"max_progress_hz": 1000.0}) as e:
+        options = {"include_progress": True, "progress_hz": 1000}
+        response = await e.complete(max_tokens=100, stream=True, stream_options=options)
+    chunks = Stream.of(response.text).events
+    assert names["replay"](chunks) == {0: list(spell(text))}
 
 
 def test_the_pages_python_is_python() -> None:

@@ -31,6 +31,11 @@ CASES: dict[str, tuple[Script, str, dict[str, Any] | None]] = {
         "/v1/chat/completions",
         {**CHAT, "stream": True, "stream_options": {"include_usage": True}},
     ),
+    "completion_stream_progress": (
+        saying(TEXT),
+        "/v1/completions",
+        {"prompt": "Hi", "max_tokens": 9, "seed": 1, "stream": True, "stream_options": {"include_progress": True}},
+    ),
     "chat_stream_broken": (BROKEN, "/v1/chat/completions", {**CHAT, "seed": 1, "stream": True}),
     "refusal": (saying(TEXT), "/v1/chat/completions", {"messages": [{"role": "usr", "content": "Hi"}]}),
     "models": (saying(TEXT), "/v1/models", None),

@@ -129,6 +129,39 @@ async def test_chats_lists_and_choices(checkpoint: Path, where: str) -> None:
 
 
 @WHERE
+@pytest.mark.parametrize("usage", [False, True])
+async def test_progress_does_not_disturb_a_loop_over_choices(checkpoint: Path, where: str, usage: bool) -> None:
+    options: Any = {"include_progress": True, "progress_hz": 1000, "include_usage": usage}
+    fast = {"max_progress_hz": 1000.0}
+    async with edge(checkpoint, saying(TEXT), api=fast) as e, sdk(e, where, strict=False) as client:
+        messages: Any = [{"role": "user", "content": "Hello"}]
+        shown: list[Any] = []
+        text = ""
+        async for chunk in await client.chat.completions.create(
+            model="easel", messages=messages, stream=True, stream_options=options
+        ):
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+            shown += [chunk.easel["progress"]] if hasattr(chunk, "easel") else []  # type: ignore[attr-defined]
+        assert text == TEXT
+        assert [state["canvas"] for state in shown if state["committed"]] == [0, 1, 2]
+        text = ""
+        async for part in await client.completions.create(
+            model="easel", prompt="Hello", max_tokens=100, stream=True, stream_options=options
+        ):
+            for answer in part.choices:
+                text += answer.text
+            shown += [part.easel["progress"]] if hasattr(part, "easel") else []  # type: ignore[attr-defined]
+        assert text == TEXT
+        assert [state["canvas"] for state in shown if state["committed"]] == [0, 1, 2] * 2
+        async with client.chat.completions.stream(model="easel", messages=messages, stream_options=options) as stream:
+            async for _ in stream:
+                pass
+            final = await stream.get_final_completion()
+        assert final.choices[0].message.content == TEXT
+
+
+@WHERE
 async def test_the_sdks_own_accumulator_follows_a_stream(checkpoint: Path, where: str) -> None:
     async with edge(checkpoint, saying(TEXT)) as e, sdk(e, where) as client:
         messages: Any = [{"role": "user", "content": "Hello"}]

@@ -146,9 +146,14 @@ async def edge(
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
-    """The same application behind uvicorn on a free loopback port. Yields its address."""
+async def served(app: FastAPI, send_buffer: int | None = None) -> AsyncIterator[str]:
+    """The same application behind uvicorn on a free loopback port. Yields its address.
+
+    `send_buffer`: bytes that the kernel keeps for a client that does not read.
+    """
     listener = socket.socket()
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
