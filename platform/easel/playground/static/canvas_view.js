@@ -13,6 +13,7 @@ export function stopName(stop) {
 function glyph(text) {
   if (text === "") return "·";
   if (GLYPHS[text]) return GLYPHS[text];
+  if (/^<[^<>\s]{2,}>$/.test(text)) return "∎";
   return text.replaceAll("\n", "⏎").replace(/\p{Cc}/gu, "·");
 }
 
@@ -41,7 +42,9 @@ export class CanvasView {
     this._cells = [];
   }
 
-  clear() {
+  // `lines`: of ten positions each, as a Sudoku's are.
+  clear(lines = false) {
+    this._grid.classList.toggle("tens", lines);
     this._grid.replaceChildren();
     this._cells = [];
     this._grid.classList.remove("words");

@@ -71,7 +71,7 @@ function drawCanvases(canvases, current) {
 function show(which) {
   shown = which;
   player.reset(which?.history ?? null);
-  view.clear();
+  view.clear(which?.mode === "sudoku");
   at("canvases").replaceChildren();
   at("where").textContent = "";
   showPlaying();
@@ -149,6 +149,7 @@ function changed() {
   if (shown !== run) return;
   if (at("canvas").hidden && run.history.states.length) showParts();
   at("slider").max = String(player.last);
+  drawFigures(at("stats"), shown);
   player.grown();
 }
 

@@ -26,10 +26,11 @@ function figures(run) {
     ["Canvases", known.length || "–"],
     ["Denoising steps", known.length > 1 ? `${steps} (${rounded(steps / known.length)} a canvas)` : steps || "–"],
     ["Tokens per forward", tokens !== undefined && steps ? rounded(tokens / steps) : "–"],
-    ["Tokens", tokens === undefined ? "–" : `${tokens} after ${run.usage.prompt_tokens} of prompt`],
+    ["Tokens", tokens ?? "–"],
+    ["Prompt tokens", run?.usage?.prompt_tokens ?? "–"],
     ["Time", run?.totalMs != null ? seconds(run.totalMs) : "–"],
     ["First canvas after", run?.firstMs != null ? seconds(run.firstMs) : "–"],
-    ["Denoising ended", stops.join(", ") || "–"],
+    ["Canvas ended", stops.join(", ") || "–"],
     ["Answer ended", run?.finish || (run?.stopped ? "stopped by you" : "–")],
   ];
 }

@@ -22,7 +22,7 @@ export function makeBody(mode, model, input, parameters, progress) {
 
 // The key itself never gets into what is shown.
 export function asCurl(mode, body, origin, keyed) {
-  const json = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
+  const json = JSON.stringify(body, null, 2).replaceAll("\n", "\n  ").replaceAll("'", "'\\''");
   const auth = keyed ? ` \\\n  -H "Authorization: Bearer $EASEL_API_KEY"` : "";
   return `curl -N ${origin}${path(mode)} \\\n  -H 'Content-Type: application/json'${auth} \\\n  -d '${json}'`;
 }
