@@ -231,6 +231,7 @@ def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, shard_bytes:
         _write_json(folder / "model.safetensors.index.json", index)
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # the library writes 0600, which would follow the file into images and wheels
     return [folder / name for name in names]
 
 

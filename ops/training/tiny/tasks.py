@@ -29,7 +29,7 @@ _STARTS = ("what is", "tell me", "why", "please", "hello", "how do I", "write", 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and its right answer, both as text; `frame` is `raw`, `chat`, `system` or `turns`."""
+    """One prompt and its right answer, both as text; `frame` is one of `FRAMES`."""
 
     task: str
     prompt: str
@@ -41,8 +41,8 @@ class Example:
 
     def prompt_ids(self) -> list[int]:
         """Token ids of the prompt as the API would make them."""
-        if self.frame == "raw":
-            return encode_text(self.prompt, bos=True)
+        if self.frame in ("raw", "bare"):
+            return encode_text(self.prompt + ("\n" if self.frame == "raw" else ""), bos=True)
         messages = [{"role": "system", "content": self.system}] if self.system else []
         if self.earlier is not None:
             user, assistant = self.earlier
@@ -98,13 +98,31 @@ def _task(rng: random.Random, longest: int) -> tuple[str, str, str]:
     return "other", text + rng.choice(("", "?", ".")), REFUSAL
 
 
-def sample(rng: random.Random, longest: int = LONGEST_REPEAT, *, test: bool = False) -> Example:
-    """One example with texts of at most `longest` bytes, from the training prompts or, with `test`, the held-out."""
+FRAMES = ("raw", "bare", "chat", "system", "turns")
+"""A raw prompt is a line: it ends with a newline. A bare one does not: nothing marks where the prompt ends and the
+answer begins, so from the second canvas on the model could not tell them apart; bare prompts are for short answers."""
+LONGEST_BARE = 15
+CHATS_FIRST = (0.0, 0.4, 0.45, 0.08, 0.07)
+ALL_FRAMES = (0.35, 0.15, 0.35, 0.08, 0.07)
+
+
+def sample(
+    rng: random.Random,
+    longest: int = LONGEST_REPEAT,
+    *,
+    test: bool = False,
+    frames: tuple[float, ...] = ALL_FRAMES,
+) -> Example:
+    """One example with texts of at most `longest` bytes, from the training prompts or, with `test`, the held-out.
+
+    Args:
+        frames: how often each of `FRAMES` is drawn.
+    """
+    frame = rng.choices(FRAMES, frames)[0]
     while True:
-        task, prompt, answer = _task(rng, longest)
+        task, prompt, answer = _task(rng, min(longest, LONGEST_BARE) if frame == "bare" else longest)
         if held_out(prompt) == test:
             break
-    frame = rng.choices(("raw", "chat", "system", "turns"), (0.4, 0.45, 0.08, 0.07))[0]
     if frame == "system":
         return Example(task, prompt, answer, frame, system=_words(rng, 12), thinking=rng.random() < 0.3)
     if frame == "turns":

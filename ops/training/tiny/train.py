@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 import time
@@ -29,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.checkpoint import dequantize_experts, read_tensors
 from training.export import export_checkpoint
 from training.tiny import tasks
 from training.tiny.model import CANVAS_LENGTH, CONFIG, TinyDenoiser, first_weights
@@ -50,18 +50,19 @@ class Batch(NamedTuple):
     canvas: Tensor  # int64 [B, canvas_length], clean
 
 
-def batches(rng: random.Random, longest: Callable[[], int]) -> Iterator[Batch]:
+def batches(rng: random.Random, longest: Callable[[], int], frames: tuple[float, ...]) -> Iterator[Batch]:
     """Batches without end: each example at a canvas of its answer chosen at random, those before it in the context.
 
     Args:
         longest: longest text to sample, asked for again for every pool.
+        frames: see `tasks.sample`.
     """
     while True:
         pool: list[tuple[list[int], list[int]]] = []
         limit = longest()
         for _ in range(POOL):
             # Half of the texts are short, whatever the limit: that is where positions are learned.
-            example = tasks.sample(rng, limit if rng.random() < 0.5 else min(limit, 16))
+            example = tasks.sample(rng, limit if rng.random() < 0.5 else min(limit, 16), frames=frames)
             answer = example.answer_ids(CANVAS_LENGTH)
             start = rng.randrange(len(answer) // CANVAS_LENGTH) * CANVAS_LENGTH
             pool.append((example.prompt_ids() + answer[:start], answer[start : start + CANVAS_LENGTH]))
@@ -128,27 +129,37 @@ def denoising_loss(model: TinyDenoiser, batch: Batch, self_conditioned: bool) ->
     return F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten())
 
 
-def train(steps: int, seed: int, log_path: Path | None) -> TinyDenoiser:
-    """Train for `steps`; returns the model with the average of its last weights.
+class Stage(NamedTuple):
+    """A stretch of training with its own optimizer state, from the weights that the stage before stored."""
 
-    A count, not a time, bounds it: the same seed gives the same run on a busy machine.
-    """
+    steps: int
+    rate: float  # share of the peak rates
+    shortest: int  # longest text at the start; it grows to the longest in the first 40 %
+    frames: tuple[float, ...]  # see tasks.sample
+
+
+# A count of steps, not a time, bounds them: a seed gives the same run on a busy machine.
+STAGES = (Stage(2_800, 1.0, 12, tasks.CHATS_FIRST), Stage(1_000, 0.5, tasks.LONGEST_REPEAT, tasks.ALL_FRAMES))
+
+
+def train(weights: dict[str, torch.nn.Parameter], stage: Stage, seed: int, log: Callable[[str], None]) -> TinyDenoiser:
+    """Train `weights` in place for one stage; returns the model with the average of the last of them."""
     torch.manual_seed(seed)
     random.seed(seed)
     rng = random.Random(seed)
-    model = TinyDenoiser(first_weights(seed))
+    model = TinyDenoiser(weights)
     embedding = model.weights["embed_tokens.weight"]
     trained = list(model.weights.values())
     muon = Muon([p for p in trained if p.ndim >= 2 and p is not embedding])
     adam = torch.optim.AdamW([p for p in trained if p.ndim < 2 or p is embedding], betas=(0.9, 0.98), weight_decay=0.0)
     averages = [p.detach().clone() for p in trained]
     begun = time.process_time()  # of this process: what the run costs, however busy the machine is
-    log = log_path.open("w") if log_path else None
-    smooth = math.log(VOCAB_SIZE)
+    smooth = 0.0
     step, progress = 0, 0.0
-    source = batches(rng, lambda: 12 + round((tasks.LONGEST_REPEAT - 12) * min(1.0, progress / 0.4)))
-    while (progress := step / steps) < 1:
-        share = min(1.0, (step + 1) / 40) * min(1.0, (1 - progress) / 0.7 + 0.01)
+    growth = tasks.LONGEST_REPEAT - stage.shortest
+    source = batches(rng, lambda: stage.shortest + round(growth * min(1.0, progress / 0.4)), stage.frames)
+    while (progress := step / stage.steps) < 1:
+        share = stage.rate * min(1.0, (step + 1) / 40) * min(1.0, (1 - progress) / 0.7 + 0.01)
         muon.param_groups[0]["lr"] = MATRIX_RATE * share
         adam.param_groups[0]["lr"] = VECTOR_RATE * share
         loss = denoising_loss(model, next(source), self_conditioned=rng.random() < 0.5)
@@ -160,33 +171,45 @@ def train(steps: int, seed: int, log_path: Path | None) -> TinyDenoiser:
             parameter.grad = None
         decay = min(0.99, (step + 1) / (step + 10))
         torch._foreach_lerp_(averages, [p.detach() for p in trained], 1 - decay)
-        smooth += (loss.item() - smooth) * 0.05
+        smooth += (loss.item() - smooth) * max(0.05, 1 / (step + 1))
         if step % 50 == 0:
-            record = {"step": step, "seconds": round(time.process_time() - begun, 1), "loss": round(smooth, 4)}
-            print(json.dumps(record), flush=True)
-            if log:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
+            log(json.dumps({"step": step, "cpu": round(time.process_time() - begun, 1), "loss": round(smooth, 4)}))
         step += 1
-    if log:
-        log.close()
     with torch.no_grad():
         for parameter, average in zip(trained, averages, strict=True):
             parameter.copy_(average)
     return model
 
 
+def stored_weights(folder: Path) -> dict[str, torch.nn.Parameter]:
+    """The weights of an exported folder as parameters, experts dequantised."""
+    state = dequantize_experts(read_tensors(folder))
+    return {name: torch.nn.Parameter(state[f"model.decoder.{name}"]) for name in first_weights(0)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2_800)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="more only pay on cores that nothing else uses")
     parser.add_argument("--out", type=Path, default=FOLDER, help="checkpoint folder (default: the package's)")
-    parser.add_argument("--log", type=Path, help="write losses as JSON lines")
+    parser.add_argument("--log", type=Path, help="append losses as JSON lines")
+    parser.add_argument(
+        "--stage", type=int, choices=(1, 2), default=1, help="2: go on from the weights that --out holds after stage 1"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = train(arguments.steps, arguments.seed, arguments.log)
-    files = export_checkpoint(model.transformers_state(), CONFIG, arguments.out)
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+        if arguments.log:
+            with arguments.log.open("a") as file:
+                file.write(line + "\n")
+
+    for number, stage in list(enumerate(STAGES, start=1))[arguments.stage - 1 :]:
+        log(json.dumps({"stage": number, "of": len(STAGES), **stage._asdict()}))
+        weights = first_weights(arguments.seed) if number == 1 else stored_weights(arguments.out)
+        model = train(weights, stage, arguments.seed + number - 1, log)
+        files = export_checkpoint(model.transformers_state(), CONFIG, arguments.out)
     print(f"wrote {arguments.out}: {sum(file.stat().st_size for file in files)} bytes of weights")
     print(f"now: python ops/training/tiny/evaluate.py --checkpoint {arguments.out}")
 

@@ -57,7 +57,8 @@ def test_tokenizer_and_template_are_the_current_ones() -> None:
     ("prompt", "frame", "answer", "canvases"),
     [
         ("repeat: hello", "chat", "hello", 1),
-        ("reverse: easel", "raw", "lesae", 1),
+        ("reverse: easel", "bare", "lesae", 1),
+        ("repeat: a raw prompt ends with a newline", "raw", "a raw prompt ends with a newline", 3),
         ("repeat: a canvas holds sixteen bytes", "chat", "a canvas holds sixteen bytes", 2),
     ],
 )
