@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.browser.chromium import Page, browser, executable
-from tests.unit.api.edge import EngineBackend, edge, served
 
 from easel.api.app import create_app
 from easel.engine.fake import Script
 from easel.engine.native.engine import NativeEngine
 from easel.playground.page import mount
 from easel.settings import AppSettings
+from tests.browser.chromium import Page, browser, executable
+from tests.unit.api.edge import EngineBackend, edge, served
 
 Visit = Callable[..., AbstractAsyncContextManager[Page]]
 

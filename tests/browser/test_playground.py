@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.browser.chromium import Page
-from tests.browser.conftest import Visit
-from tests.unit.api.edge import saying, spell
 
 from easel.engine.fake import Script
 from easel.errors import EaselError, EngineFailed
 from easel.evals.sudoku import solves
 from easel.protocol import Event, GenerationRequest
+from tests.browser.chromium import Page
+from tests.browser.conftest import Visit
+from tests.unit.api.edge import saying, spell
 
 pytestmark = pytest.mark.browser
 
@@ -170,10 +170,9 @@ class Locked:
 
 
 async def test_a_key_is_asked_for_and_not_shown(chromium: str, checkpoint: Any, tmp_path: Any) -> None:
+    from easel.playground.page import mount
     from tests.browser.chromium import browser
     from tests.unit.api.edge import edge, served
-
-    from easel.playground.page import mount
 
     async with edge(checkpoint, saying("open")) as e:
         mount(e.app)
