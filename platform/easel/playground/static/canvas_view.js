@@ -59,7 +59,7 @@ export class CanvasView {
       this._grid.append(cell);
     }
     // Wide columns for tokens that are words, decided once so that nothing jumps while it clears.
-    const long = state.cells.filter((cell) => cell && [...cell.text].length > 2).length;
+    const long = state.cells.filter((cell) => cell && [...glyph(cell.text)].length > 2).length;
     if (long > state.length / 8) this._grid.classList.add("words");
     state.cells.forEach((cell, position) => {
       const element = this._cells[position];

@@ -293,7 +293,7 @@ function choose(name, focus = false) {
     at(`panel-${each}`).hidden = each !== mode;
   }
   if (focus) at(`tab-${mode}`).focus();
-  at("max_tokens").placeholder = mode === "completion" ? String(COMPLETION_TOKENS) : "what fits";
+  at("max_tokens").placeholder = mode === "completion" ? String(COMPLETION_TOKENS) : "auto";
   at("error").hidden = true;
   say("");
   history.replaceState(null, "", `#${mode}`);
