@@ -1,0 +1,168 @@
+"""What one progress stream costs the seven plain streams beside it: tiny checkpoint, this process, real HTTP.
+
+    .venv/bin/python ops/benches/progress_overhead.py --rounds 9 > ops/benches/results/progress_overhead.json
+
+Each round streams the same eight requests in ways that take turns: none with progress, one with it at the default rate,
+one at the highest rate, and one at the highest rate that nobody reads until the rest is done. The seeds are the same,
+so the engine does the same steps each time: what differs is what telling costs. A way's figure is the median over the
+rounds of its ratio to the plain way of the same round; above 1 is slower. `seven_s` is when the last of the seven
+others ended, `steps_per_s` counts passes of the engine's loop. Answers run to `max_tokens` and each canvas for 16
+steps, whatever the model says: the tiny one would be done before there is anything to tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "platform")]
+
+import httpx  # noqa: E402
+import uvicorn  # noqa: E402
+
+from easel.api.app import create_app  # noqa: E402
+from easel.api.requests import PROGRESS_HZ  # noqa: E402
+from easel.engine.native.engine import NativeEngine  # noqa: E402
+from easel.protocol import EngineState, Event, GenerationRequest  # noqa: E402
+from easel.settings import ApiSettings, AppSettings  # noqa: E402
+
+TINY = ROOT / "platform" / "easel" / "checkpoints" / "tiny"
+STEPS = 16
+MOST_HZ = ApiSettings().max_progress_hz
+WAYS: dict[str, tuple[float, bool]] = {
+    "plain": (0.0, True),
+    "default_rate": (PROGRESS_HZ, True),
+    "highest_rate": (MOST_HZ, True),
+    "highest_rate_unread": (MOST_HZ, False),
+}
+"""Events a second of the first stream, and whether it is read as it comes."""
+
+
+class Bare:
+    """An engine as a backend."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self.engine = engine
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        denoising = replace(request.denoising, max_steps=STEPS, confidence=1e-9)
+        return self.engine.generate(replace(request, ignore_eos=True, denoising=denoising))
+
+    async def ready(self) -> str | None:
+        state = self.engine.stats().state
+        return None if state is EngineState.READY else str(state)
+
+
+async def stream(
+    client: httpx.AsyncClient, body: dict[str, Any], gate: asyncio.Event | None = None
+) -> tuple[float, int]:
+    """When it ended, and how many bytes it had. Reads nothing before the gate is open."""
+    size = 0
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        response.raise_for_status()
+        if gate is not None:
+            await gate.wait()
+        async for part in response.aiter_raw():
+            size += len(part)
+    return time.perf_counter(), size
+
+
+async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tokens: int) -> dict[str, float]:
+    hertz, reads = WAYS[way]
+    gate = None if reads else asyncio.Event()
+    bodies = []
+    for seed in range(8):
+        body: dict[str, Any] = {"model": "tiny", "prompt": "an open-ended text that asks for nothing in particular"}
+        body |= {"max_tokens": tokens, "seed": seed, "temperature": 1.5, "stream": True}
+        bodies.append(body)
+    if hertz:
+        bodies[0]["stream_options"] = {"include_progress": True, "progress_hz": hertz}
+    steps = engine.stats().counters["easel_engine_steps_total"]
+    began = time.perf_counter()
+    first = asyncio.create_task(stream(client, bodies[0], gate))
+    seven = await asyncio.gather(*(stream(client, body) for body in bodies[1:]))
+    if gate is not None:
+        while engine.stats().sequences:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        gate.set()
+    _, size = await first
+    ended = max(end for end, _ in seven)
+    while engine.stats().sequences:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    seconds = time.perf_counter() - began
+    done = engine.stats().counters["easel_engine_steps_total"] - steps
+    return {"seven_s": ended - began, "all_s": seconds, "steps": done, "steps_per_s": done / seconds, "bytes": size}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=320)
+    args = parser.parse_args()
+    engine_settings = {"slots": 8, "context_tokens": 1024}
+    settings = AppSettings.model_validate(
+        {"models": {"default": {"checkpoint": str(TINY), "names": ["tiny"], "engine": engine_settings}}}
+    )
+    engine = NativeEngine(TINY, settings.model.engine)
+    await engine.start()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    app = create_app(settings, Bare(engine))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    rounds: list[dict[str, dict[str, float]]] = []
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=600) as client:
+        while not server.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await one_way(client, engine, "plain", args.tokens)
+        for number in range(args.rounds):
+            names = list(WAYS)
+            turn = number % len(names)
+            found = {way: await one_way(client, engine, way, args.tokens) for way in names[turn:] + names[:turn]}
+            rounds.append(found)
+            print(number, {way: round(one["seven_s"], 2) for way, one in found.items()}, file=sys.stderr)
+    server.should_exit = True
+    await serving
+    await engine.stop()
+
+    def ratios(way: str, what: str) -> list[float]:
+        return [round(one[way][what] / one["plain"][what], 3) for one in rounds]
+
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {platform.system()}, client and server in one process",
+                "streams": 8,
+                "tokens_each": args.tokens,
+                "rounds": args.rounds,
+                "plain": {what: round(median(one["plain"][what] for one in rounds), 2) for what in rounds[0]["plain"]},
+                "ways": {
+                    way: {
+                        "progress_hz": WAYS[way][0],
+                        "read_as_it_comes": WAYS[way][1],
+                        "median_seven_s_to_plain": median(ratios(way, "seven_s")),
+                        "median_steps_per_s_to_plain": median(ratios(way, "steps_per_s")),
+                        "median_bytes_of_the_stream": median(one[way]["bytes"] for one in rounds),
+                        "seven_s_to_plain": ratios(way, "seven_s"),
+                    }
+                    for way in list(WAYS)[1:]
+                },
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
