@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.edge import Stream, edge, saying, spell, write_checkpoint
 
 from easel.api import unsupported
 from easel.api.requests import PROGRESS_HZ
@@ -21,6 +20,7 @@ from easel.api.schemas import (
     StreamOptions,
 )
 from easel.settings import ApiSettings
+from tests.unit.api.edge import Stream, edge, saying, spell, write_checkpoint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.api.edge import EngineBackend, Stream, edge, write_checkpoint
 
 from easel.engine.fake import FakeEngine
 from easel.errors import EaselError, tree
 from easel.protocol import Event, Failed, GenerationRequest, Started
+from tests.unit.api.edge import EngineBackend, Stream, edge, write_checkpoint
 
 CLASSES = [error for error in tree() if error.__name__ != "ConfigurationError"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.edge import Stream, edge, saying, write_checkpoint
 
 from easel.engine.fake import Script
 from easel.errors import EngineFailed
+from tests.unit.api.edge import Stream, edge, saying, write_checkpoint
 
 FOLDER = Path(__file__).with_name("golden")
 TEXT = "Twenty-seven bytes of text."

@@ -11,11 +11,11 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from tests.unit.api.edge import Edge, EngineBackend, edge, saying, served, write_checkpoint
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import DeadlineExceeded, EaselError, EngineFailed, QueueFull
 from easel.protocol import Event, GenerationRequest
+from tests.unit.api.edge import Edge, EngineBackend, edge, saying, served, write_checkpoint
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 

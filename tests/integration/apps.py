@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ray.serve import Application
-from tests.integration.script import SLOTS, STEP_S, fail, steps, text
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
 from easel.protocol import EngineStats, Event, GenerationRequest
 from easel.rayserve.app import application
 from easel.settings import ModelSettings, parse
+from tests.integration.script import SLOTS, STEP_S, fail, steps, text
 
 
 class Scripted(FakeEngine):

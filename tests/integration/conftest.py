@@ -10,12 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.integration.checkpoint import write_checkpoint
-from tests.integration.script import SLOTS
 
 from easel.rayserve import processes
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings, parse
+from tests.integration.checkpoint import write_checkpoint
+from tests.integration.script import SLOTS
 
 ROOT = Path(__file__).parents[2]
 APPLICATIONS = "tests.integration.apps:"

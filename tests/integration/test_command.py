@@ -15,11 +15,11 @@ import httpx
 import psutil
 import pytest
 import yaml
-from tests.integration.conftest import wait_until
 
 from easel.rayserve import processes, session
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings
+from tests.integration.conftest import wait_until
 
 pytestmark = [pytest.mark.timeout(180)]
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import psutil
-from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
-from tests.integration.script import SLOTS
 
 from easel.rayserve import processes
 from easel.rayserve.local import Local
+from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.script import SLOTS
 
 QUICK = {"model": "easel", "prompt": "quick", "max_tokens": 8}
 LONG = {"model": "easel", "prompt": "slow", "max_tokens": 4000}

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from tests.integration.conftest import APPLICATIONS, ROOT, replica_of, wait_until
 
 from easel.rayserve.config import IMPORT_PATH, arguments, live_limits
 from easel.rayserve.local import Local
 from easel.settings import load
+from tests.integration.conftest import APPLICATIONS, ROOT, replica_of, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
-from tests.integration.script import SLOTS
 
 from easel.rayserve.local import Local
+from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.script import SLOTS
 
 
 @pytest.fixture

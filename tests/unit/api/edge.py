@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from ops.training.tokenizer import write_tokenizer
 
 from easel.api.app import create_app
 from easel.engine.fake import BYTE_OFFSET, FakeEngine, Script
 from easel.protocol import EngineState, Event, GenerationRequest
 from easel.settings import AppSettings
 from easel.telemetry.recorder import MemoryRecorder
+from ops.training.tokenizer import write_tokenizer
 
 CANVAS = 16
 CONTEXT = 512

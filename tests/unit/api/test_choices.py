@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.unit.api.edge import until
 
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.detokenizer import ByteLevelDetokenizer
 from easel.errors import EaselError, EngineFailed, QueueFull
 from easel.protocol import CanvasCommitted, CanvasStop, Event, Failed, Finished, GenerationRequest, Started, Usage
+from tests.unit.api.edge import until
 
 REQUEST = GenerationRequest(id="a", prompt=(1,) * 256, max_tokens=64)
 BYTES = {byte: bytes([byte]) for byte in range(256)}

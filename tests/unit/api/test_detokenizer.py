@@ -6,10 +6,10 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.training.tokenizer import BYTE_OFFSET, build_tokenizer
 from tokenizers import Tokenizer, decoders, models
 
 from easel.api.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer, make_detokenizers
+from ops.training.tokenizer import BYTE_OFFSET, build_tokenizer
 
 CONTROL = frozenset(range(BYTE_OFFSET))
 BYTE_LEVEL = build_tokenizer()

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.unit.api.edge import edge, served, until
 
 from easel.engine.fake import Script
 from easel.telemetry.names import REQUESTS
+from tests.unit.api.edge import edge, served, until
 
 ENDLESS = Script(steps=lambda request, canvas: 48)
 """Never done within a test's time: 480 tokens are 30 canvases of 48 steps of 20 ms."""

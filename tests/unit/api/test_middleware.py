@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
 from easel.api.middleware import BodyLimit, RequestLog
 from easel.engine.fake import FakeEngine, Script
@@ -19,6 +18,7 @@ from easel.errors import EngineFailed
 from easel.protocol import GenerationRequest
 from easel.telemetry.names import FIRST_CANVAS_SECONDS, LOG_FIELDS, REQUEST_SECONDS, REQUESTS
 from easel.telemetry.recorder import MemoryRecorder
+from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
 SECRET = "a secret of ours"
 

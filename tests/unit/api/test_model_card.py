@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.edge import write_checkpoint
 
 from easel.api.app import create_app
 from easel.api.model_card import SAMPLE_BYTES, read_model_card
 from easel.errors import ConfigurationError
 from easel.settings import AppSettings, ModelSettings
+from tests.unit.api.edge import write_checkpoint
 
 
 def settings(folder: Path, **engine: Any) -> ModelSettings:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.edge import Stream, edge, saying, spell
-from tests.unit.api.replay import replays
 from tokenizers import Tokenizer
 
 from easel.api.choices import Delta
 from easel.api.detokenizer import make_token_text
 from easel.api.progress import Change, Told
 from easel.protocol import CanvasCommitted, CanvasProgress, CanvasStop
+from tests.unit.api.edge import Stream, edge, saying, spell
+from tests.unit.api.replay import replays
 
 TEXT = "The quick brown fox jumps over the lazy dög."
 PROGRESS = {"include_progress": True}

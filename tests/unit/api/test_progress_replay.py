@@ -8,13 +8,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.api.edge import Edge, EngineBackend, Stream, edge
-from tests.unit.api.replay import replays
 
 from easel.engine.fake import Script
 from easel.engine.native.engine import NativeEngine
 from easel.protocol import Event, GenerationRequest
 from easel.settings import EngineSettings
+from tests.unit.api.edge import Edge, EngineBackend, Stream, edge
+from tests.unit.api.replay import replays
 
 TINY = Path(__file__).parents[3] / "platform" / "easel" / "checkpoints" / "tiny"
 API = {"max_progress_hz": 1000.0}

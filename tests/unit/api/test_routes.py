@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
-from tests.unit.api.edge import EngineBackend, Stream, edge, saying, spell
 
 from easel import __version__
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed, QueueFull
 from easel.protocol import GenerationRequest
+from tests.unit.api.edge import EngineBackend, Stream, edge, saying, spell
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.unit.api.edge import EngineBackend, Stream, edge, served, until, write_checkpoint
-from tests.unit.api.replay import replays
 
 from easel.api import unread
 from easel.engine.fake import Script
 from easel.protocol import CanvasProgress, Event, GenerationRequest
 from easel.telemetry.names import REQUESTS
+from tests.unit.api.edge import EngineBackend, Stream, edge, served, until, write_checkpoint
+from tests.unit.api.replay import replays
 
 SMALL = 4096
 """Bytes that the kernel keeps on each side of a connection. The server's own buffer has 64 KiB."""

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from tests.unit.api.edge import until
 
 from easel.api.choices import Delta
 from easel.api.unread import Unread, keep_up
 from easel.errors import EngineFailed
 from easel.protocol import CanvasCommitted, CanvasProgress, CanvasStop
+from tests.unit.api.edge import until
 
 
 def progress(canvas: int, step: int, *positions: int) -> Delta:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.integration.checkpoint import write_checkpoint
 from typer.testing import CliRunner
 
 from easel import __version__, cli
 from easel.cli import serving
+from tests.integration.checkpoint import write_checkpoint
 
 RUN = CliRunner()
 ROOT = Path(__file__).parents[3]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from ray import serve
-from tests.integration.checkpoint import write_checkpoint
 
 from easel.errors import ConfigurationError
 from easel.rayserve import app, ingress
 from easel.rayserve.backend import HandleBackend
 from easel.rayserve.config import ENGINE, IMPORT_PATH, INGRESS
 from easel.settings import AppSettings, parse
+from tests.integration.checkpoint import write_checkpoint
 
 
 def test_the_import_path_names_the_builder() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.engine.native.harness import load_model
-from tests.unit.engine.native.tiny import reference, save
 
 from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.model import Model
+from tests.unit.engine.native.harness import load_model
+from tests.unit.engine.native.tiny import reference, save
 
 
 @pytest.fixture(scope="session", autouse=True)

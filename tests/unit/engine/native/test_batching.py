@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.engine.native.harness import Harness
 
 from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.model import Model
 from easel.protocol import Denoising, GenerationRequest, Sampling
+from tests.unit.engine.native.harness import Harness
 
 Native = tuple[Model, GenerationDefaults]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.engine.native.tiny import TEXT, VISION
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaConfig
 
 from easel.engine.native.config import (
@@ -20,6 +19,7 @@ from easel.engine.native.config import (
     read_model_config,
 )
 from easel.errors import ConfigurationError
+from tests.unit.engine.native.tiny import TEXT, VISION
 
 
 def _data(**text: Any) -> dict[str, Any]:

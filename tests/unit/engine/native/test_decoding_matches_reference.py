@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.engine.native.harness import Answer, Harness, load_model
-from tests.unit.engine.native.reference_loop import ReferenceRun, decode
-from tests.unit.engine.native.tiny import EOS, reference, save
 
 from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.model import Model
 from easel.engine.native.noise import PhiloxNoise
 from easel.protocol import CanvasCommitted, CanvasStop, Denoising, GenerationRequest, Sampling
+from tests.unit.engine.native.harness import Answer, Harness, load_model
+from tests.unit.engine.native.reference_loop import ReferenceRun, decode
+from tests.unit.engine.native.tiny import EOS, reference, save
 
 Native = tuple[Model, GenerationDefaults]
 EASY: dict[str, Any] = {"max_steps": 12, "entropy_bound": 8.0, "confidence": 0.5}

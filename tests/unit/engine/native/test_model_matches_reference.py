@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.engine.native.harness import Harness, load_model
-from tests.unit.engine.native.tiny import reference, save
 from transformers import DynamicCache
 
 from easel.engine.native.attention import Batch
@@ -15,6 +13,8 @@ from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.model import Model
 from easel.engine.native.scheduler import Encode, Plan
 from easel.protocol import GenerationRequest
+from tests.unit.engine.native.harness import Harness, load_model
+from tests.unit.engine.native.tiny import reference, save
 
 TOLERANCE = 1e-4
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.unit.engine.native.tiny import TEXT, VISION
 from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaConfig
 
@@ -20,6 +19,7 @@ from easel.engine.native.nvfp4 import E2M1, dequantise
 from easel.engine.native.tensors import expected_tensors, tied_copies, vision_tensors
 from easel.engine.native.weights import load_weights
 from easel.errors import ConfigurationError
+from tests.unit.engine.native.tiny import TEXT, VISION
 
 FULL_TEXT: dict[str, Any] = {
     "hidden_size": 2816,
