@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit integration format gen eval train-tiny train-sudoku clean
+.PHONY: help install run test lint types unit browser integration format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: install ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	@exec $(BIN)/easel serve --config $(CONFIG)
 
-test: install lint types unit integration ## Everything that CI runs
+test: install lint types unit browser integration ## Everything that CI runs
 
 lint: install ## Style, and generated files that are out of date
 	@$(BIN)/ruff check $(SOURCES)
@@ -54,6 +54,9 @@ unit: install ## Tests without a cluster, with coverage
 
 integration: install ## Tests on a real local Ray cluster, over real HTTP
 	@$(BIN)/python -m pytest -q tests/integration
+
+browser: install ## The playground in a headless Chromium, where there is one
+	@$(BIN)/python -m pytest -q tests/browser
 
 format: install ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix -q $(SOURCES)
