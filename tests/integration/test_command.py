@@ -99,7 +99,7 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     # First run: a request that runs when Ctrl-C comes is answered in full, then nothing is left.
     first = Command(config, "--port", str(port))
     commands.append(first)
-    url = first.find(r"Listening on (\S+)\. Try")
+    url = first.find(r"Listening on (\S+)\. ")
     assert url == f"http://127.0.0.1:{port}"
     folder = Path(first.find(r"cat (\S+)/token"))
     keeper = json.loads((folder / "session.json").read_text())["keeper"]
