@@ -1,6 +1,6 @@
 """Sixteen streamed requests of different lengths at once, against the same ones alone: same text? how much faster?
 
-    .venv/bin/easel serve --config deployments/local/easel.yaml        (in another terminal)
+    .venv/bin/easel serve --checkpoint embedded:tiny        (in another terminal)
     .venv/bin/python ops/benches/concurrent_streams.py --rounds 3
 
 Prints one JSON object: for each round the seconds of both ways, whether every text agreed, and the ratio; medians at
@@ -19,13 +19,13 @@ from statistics import median
 from openai import AsyncOpenAI
 
 PROMPTS = [
-    ("completion", "repeat: the quick brown fox jumps over the lazy dog"),
-    ("completion", "reverse: canvas"),
+    ("completion", "repeat: the quick brown fox jumps over the lazy dog\n"),
+    ("completion", "reverse: canvas\n"),
     ("chat", "repeat: one canvas after the other, and then another one"),
     ("chat", "reverse: noise"),
-    ("completion", "an open-ended text that asks for nothing in particular"),
+    ("completion", "an open-ended text that asks for nothing in particular\n"),
     ("chat", "What can you do?"),
-    ("completion", "repeat: short"),
+    ("completion", "repeat: short\n"),
     ("chat", "repeat: 0123456789 0123456789 0123456789 0123456789"),
 ]
 
