@@ -45,6 +45,13 @@ def test_answers_chat(client: openai.OpenAI) -> None:
     assert len(answer.choices[0].message.content or "") == 20
 
 
+def test_an_answer_carries_one_request_id_and_the_clients_own_where_it_sent_one(client: openai.OpenAI) -> None:
+    headers = client.models.with_raw_response.list().headers
+    assert len(headers.get_list("x-request-id")) == 1
+    headers = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine-7"}).headers
+    assert headers.get_list("x-request-id") == ["mine-7"]
+
+
 def test_sixteen_streams_at_once_say_what_they_say_alone(client: openai.OpenAI) -> None:
     asked = [(f"number {i}", 64 + 61 * i, i) for i in range(16)]
     alone = [streamed(client, *what) for what in asked]

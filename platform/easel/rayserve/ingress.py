@@ -16,6 +16,7 @@ from easel.rayserve.backend import HandleBackend
 from easel.rayserve.config import ENGINE
 from easel.rayserve.loopback import keep_on_loopback
 from easel.rayserve.metrics import RayRecorder
+from easel.rayserve.request_id import LeaveRequestIdToServe
 from easel.rayserve.watch import ReplicaWatch, count_running
 from easel.settings import AppSettings
 
@@ -38,4 +39,5 @@ class Ingress:
         app = create_app(self._settings, HandleBackend(self._engine, watch), RayRecorder())
         if self._settings.playground.enabled:
             mount(app)
+        app.add_middleware(LeaveRequestIdToServe)
         return app

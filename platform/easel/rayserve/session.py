@@ -195,10 +195,11 @@ def create(settings: ServeSettings) -> Session:
         dashboard = local.dashboard_port if _is_free("127.0.0.1", local.dashboard_port, claimed) else 0
         names = [name for name in Ports.__dataclass_fields__ if name not in ("api", "dashboard", "replicas")]
         free = free_ports(len(names) + 2, claimed)
+        replicas = free_range(REPLICA_PORTS, {*claimed, *free, local.port, dashboard})
         ports = Ports(
             api=local.port or free.pop(),
             dashboard=dashboard or free.pop(),
-            replicas=free_range(REPLICA_PORTS, claimed | set(free)),
+            replicas=replicas,
             **dict(zip(names, free, strict=False)),
         )
         folder = root / secrets.token_hex(3)
