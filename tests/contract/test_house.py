@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import platform
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from easel.telemetry import names
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES = 450
@@ -68,3 +71,13 @@ def test_what_the_project_asks_for_is_pinned() -> None:
     names = {item.split("[")[0].split(">")[0].split("=")[0].strip().lower() for item in asked}
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pins, names - pins
+
+
+def test_every_metric_in_the_table_is_emitted_somewhere() -> None:
+    code = "\n".join(path.read_text() for path in tracked("platform/*.py") if path.name != "names.py")
+    silent = [
+        name
+        for name, value in vars(names).items()
+        if isinstance(value, names.Metric) and not re.search(rf"\b{name}\b", code)
+    ]
+    assert not silent

@@ -1,6 +1,7 @@
 """The engine deployment: a shell that holds one engine in one Serve replica.
 
-Owns: the engine's life inside a replica (load, live limits, health, drain, stop) and the export of its statistics.
+Owns: the engine's life inside a replica (load, live limits, health, drain, stop) and the export of its statistics
+and of what its requests took.
 Refuses to know: how the engine decodes, and which requests it is given.
 
 With Serve's throughput mode this code shares the replica's event loop with Serve itself, so nothing here may block:
@@ -22,7 +23,16 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from easel.errors import EngineFailed
-from easel.protocol import Engine, EngineLimits, EngineState, EngineStats, Event, GenerationRequest
+from easel.protocol import (
+    CanvasCommitted,
+    Engine,
+    EngineLimits,
+    EngineState,
+    EngineStats,
+    Event,
+    Finished,
+    GenerationRequest,
+)
 from easel.rayserve.config import LIVE_LIMITS
 from easel.settings import ModelSettings
 from easel.telemetry import names
@@ -72,7 +82,19 @@ class EngineReplica:
         """
         async with aclosing(cast("Any", self._engine.generate(request))) as events:
             async for event in events:
+                self._count(event)
                 yield event
+
+    def _count(self, event: Event) -> None:
+        """What a canvas and a finished request took, into the metrics."""
+        model, recorder = self._name, self._recorder
+        if isinstance(event, CanvasCommitted):
+            recorder.add(names.CANVASES, 1.0, model=model, stop=str(event.stop))
+            recorder.observe(names.STEPS_PER_CANVAS, event.steps, model=model)
+        elif isinstance(event, Finished):
+            recorder.add(names.PROMPT_TOKENS, event.usage.prompt_tokens, model=model)
+            recorder.add(names.OUTPUT_TOKENS, event.usage.completion_tokens, model=model)
+            recorder.add(names.WORK, event.usage.work, model=model)
 
     async def stats(self) -> EngineStats:
         """The engine's snapshot."""

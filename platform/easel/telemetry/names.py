@@ -60,9 +60,6 @@ FIRST_CANVAS_SECONDS = Metric(
     ("model",),
     LATENCY_BUCKETS,
 )
-IN_FLIGHT = Metric(
-    "easel_requests_in_flight", Kind.GAUGE, "requests", "Choices handed to engines and not finished.", ("model",)
-)
 CANVASES = Metric(
     "easel_canvases_total",
     Kind.COUNTER,

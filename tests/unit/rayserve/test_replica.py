@@ -61,6 +61,16 @@ async def test_generates(replica: EngineReplica) -> None:
     assert isinstance(events[-1], Finished)
 
 
+async def test_counts_what_canvases_and_requests_took(replica: EngineReplica, recorder: MemoryRecorder) -> None:
+    request = GenerationRequest("a", (1, 2, 3), 300)
+    [finished] = [event async for event in replica.generate(request) if isinstance(event, Finished)]
+    assert recorder.total(names.CANVASES, model="easel", stop="step_cap") == 2
+    assert recorder.total(names.STEPS_PER_CANVAS, model="easel") == 96
+    assert recorder.total(names.PROMPT_TOKENS, model="easel") == 3
+    assert recorder.total(names.OUTPUT_TOKENS, model="easel") == 300
+    assert recorder.total(names.WORK, model="easel") == pytest.approx(finished.usage.work)
+
+
 async def test_closing_the_generator_frees_the_slot(replica: EngineReplica) -> None:
     async with aclosing(cast("Any", replica.generate(LONG))) as events:
         await anext(events)
