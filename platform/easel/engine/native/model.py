@@ -43,7 +43,7 @@ class Model:
         self.dtype = weights.embedding.dtype
         self.device = weights.embedding.device
         self._scale = torch.tensor(config.hidden**0.5, dtype=self.dtype, device=self.device)
-        self._frequencies = {kind: _frequencies(rope).to(self.device) for kind, rope in config.ropes.items()}
+        self._frequencies = {kind: rope_frequencies(rope).to(self.device) for kind, rope in config.ropes.items()}
 
     def forward(self, batch: Batch, kv: KvTensors) -> torch.Tensor:
         """Run `batch`: encoded rows go into `kv`, decoded rows come out as hidden states [decode rows, hidden]."""
@@ -128,7 +128,7 @@ class Model:
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
 
-def _frequencies(rope: Rope) -> torch.Tensor:
+def rope_frequencies(rope: Rope) -> torch.Tensor:
     """Radians a position for each pair, fp32 [head_dim / 2]; pairs that stand still have 0."""
     exponents = torch.arange(0, 2 * rope.rotated, 2, dtype=torch.float32) / rope.exponent_dim
     still = torch.zeros(rope.head_dim // 2 - rope.rotated)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from easel.engine.native.attention import Batch, Cached, KvTensors, Mode, Segment
-from easel.engine.native.config import GenerationDefaults, LayerKind
+from easel.engine.native.config import GenerationDefaults, LayerKind, ModelConfig
 from easel.engine.native.kv_cache import BlockTable, KvCache
 from easel.engine.native.model import Model
 from easel.engine.native.noise import DrawKey, Draws, Noise
@@ -129,14 +129,14 @@ class Runner:
         """Fill a new canvas with random tokens."""
         canvas = self._canvases.get(sequence)
         if canvas is None or canvas.index != sequence.canvas:
-            draws = self._noise.draws([_key(sequence, 0)], sequence.rules.canvas_length, self.model.config.vocab)
+            draws = self._noise.draws([draw_key(sequence, 0)], sequence.rules.canvas_length, self.model.config.vocab)
             tokens = draws.random_tokens[0]
-            pin(tokens, _pinned(sequence))
+            pin(tokens, pinned_on_canvas(sequence))
             self._canvases[sequence] = _Canvas(sequence.canvas, tokens)
 
     def _draws(self, sequences: Items[Sequence]) -> Draws:
         """Draws of this step for all of them at once: integer arithmetic, so company does not matter."""
-        keys = [_key(sequence, sequence.step + 1) for sequence in sequences]
+        keys = [draw_key(sequence, sequence.step + 1) for sequence in sequences]
         return self._noise.draws(keys, self.model.config.canvas_length, self.model.config.vocab)
 
     def _batch(self, encodes: Items[Encode], denoises: Items[Sequence]) -> Batch:
@@ -183,40 +183,42 @@ class Runner:
         """Sample the canvases whose hidden states these are, [canvases * length, hidden], and keep the outcome."""
         count = len(sequences)
         logits = self.model.logits(hidden).view(count, -1, self.model.config.vocab)
-        sampled = denoise(logits, [self._choice(sequence) for sequence in sequences], draws)
+        sampled = denoise(
+            logits, [canvas_choice(sequence, self._defaults, self.model.config) for sequence in sequences], draws
+        )
         soft = self.model.soft_embedding(sampled.chances.flatten(0, 1)).view(count, -1, self.model.config.hidden)
         for row, sequence in enumerate(sequences):
             self._canvases[sequence] = _Canvas(sequence.canvas, sampled.canvas[row], soft[row])
         return _results(sampled)
 
-    def _choice(self, sequence: Sequence) -> Choice:
-        """How this sequence's canvas is sampled at its next step."""
-        sampling, rules = sequence.request.sampling, sequence.rules
-        early = sequence.request.min_tokens - len(sequence.output)
-        return Choice(
-            schedule_temperature=schedule(
-                self._defaults.t_min, self._defaults.t_max, sequence.step + 1, rules.max_steps
-            ),
-            entropy_bound=rules.entropy_bound,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            logit_bias=sampling.logit_bias,
-            banned=self.model.config.placeholder_ids,
-            banned_early=tuple(rules.stop_tokens),
-            early=max(0, min(early, rules.canvas_length)),
-            pinned=_pinned(sequence),
-            logprobs=sampling.logprobs,
-        )
+
+def canvas_choice(sequence: Sequence, defaults: GenerationDefaults, config: ModelConfig) -> Choice:
+    """How a sequence's canvas is sampled at its next step."""
+    sampling, rules = sequence.request.sampling, sequence.rules
+    early = sequence.request.min_tokens - len(sequence.output)
+    return Choice(
+        schedule_temperature=schedule(defaults.t_min, defaults.t_max, sequence.step + 1, rules.max_steps),
+        entropy_bound=rules.entropy_bound,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        logit_bias=sampling.logit_bias,
+        banned=config.placeholder_ids,
+        banned_early=tuple(rules.stop_tokens),
+        early=max(0, min(early, rules.canvas_length)),
+        pinned=pinned_on_canvas(sequence),
+        logprobs=sampling.logprobs,
+    )
 
 
-def _key(sequence: Sequence, step: int) -> DrawKey:
+def draw_key(sequence: Sequence, step: int) -> DrawKey:
+    """What the draws of step `step` (from 1; 0: the canvas's beginning) depend on."""
     request = sequence.request
     return DrawKey(request.sampling.seed, request.choice, sequence.canvas, step)
 
 
-def _pinned(sequence: Sequence) -> tuple[tuple[int, int], ...]:
+def pinned_on_canvas(sequence: Sequence) -> tuple[tuple[int, int], ...]:
     """The request's pinned positions that lie on the present canvas, counted from its beginning."""
     first, length = len(sequence.output), sequence.rules.canvas_length
     return tuple((p - first, token) for p, token in sequence.request.pinned if first <= p < first + length)

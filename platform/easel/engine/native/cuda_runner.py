@@ -1,0 +1,224 @@
+"""Turns a plan into replays of CUDA graphs and results back into plain numbers: `runner.Runner` for a GPU.
+
+A step is one upload and two graph launches: the forward, captured for a number of groups, and the vocabulary end,
+captured for a number of canvases. Numbers in between run on the next larger graph, with idle groups. Nothing is read
+back before both are done, and nothing on the way waits for the host. What a canvas needs from step to step (its
+tokens, its soft embedding) stays on the device, by seat.
+
+All rows of a step share its products, so a row's last bits depend on how many groups share its step: draws come from
+the request's counter and are the same in any company, texts nearly always are. Owns: graphs, seats, and which groups a
+step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the plan is what it is (`scheduler`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
+
+import torch
+
+from easel.engine.native.config import GenerationDefaults, LayerKind
+from easel.engine.native.cuda_model import CudaModel
+from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.kernels.vocabulary import VocabularyEnd
+from easel.engine.native.kv_cache import BlockTable
+from easel.engine.native.noise import Noise
+from easel.engine.native.runner import canvas_choice, draw_key, pinned_on_canvas
+from easel.engine.native.sampler import pin
+from easel.engine.native.scheduler import Encode, Plan
+from easel.engine.native.sequence import Sequence, StepResult
+from easel.protocol import GROUP_ROWS, TokenLogprob
+
+log = logging.getLogger(__name__)
+
+SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+"""Numbers of groups that graphs are captured for, up to what the engine can hold."""
+
+
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """The numbers of groups to capture, ending with `most`."""
+    return (*(size for size in SIZES if size < most), most)
+
+
+class CudaRunner:
+    """One model on one GPU."""
+
+    def __init__(self, model: CudaModel, end: VocabularyEnd, defaults: GenerationDefaults, noise: Noise,
+                 seats: int) -> None:  # fmt: skip
+        """`seats`: canvases that may exist at a time."""
+        self.model, self.end = model, end
+        self._inputs: GroupInputs = model.inputs
+        self._defaults, self._noise = defaults, noise
+        config, device = model.config, model.device
+        self._free = list(range(seats - 1, -1, -1))
+        self._seat: dict[Sequence, int] = {}
+        self._canvas: dict[Sequence, int] = {}
+        """Which canvas of a sequence its seat holds."""
+        # Two seats nobody sits on: one stays zero and is what a fresh canvas reads, one takes what idle rows write.
+        self.nothing, self.waste = seats, seats + 1
+        self._tokens = torch.zeros(seats + 2, GROUP_ROWS, dtype=torch.int32, device=device)
+        self._soft = torch.zeros(seats + 2, GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
+        self._row_tokens = torch.zeros(self._inputs.groups, GROUP_ROWS, dtype=torch.int32, device=device)
+        self._row_soft = torch.zeros(end.canvases, GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
+        self._hidden = torch.zeros(end.canvases * GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
+        self._forwards: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._ends: dict[int, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._done = torch.cuda.Event()
+
+    def run(self, plan: Plan) -> dict[Sequence, StepResult]:
+        """Do everything in the plan; returns what each denoised sequence's canvas came to."""
+        with torch.inference_mode():
+            encodes, canvases = list(plan.encodes), plan.denoises
+            while len(encodes) + len(canvases) > self._inputs.groups:  # prefill of many at once: chunks go first
+                first, encodes = encodes[: self._inputs.groups], encodes[self._inputs.groups :]
+                self._launch(first, [])
+                self._done.synchronize()
+            if encodes or canvases:
+                self._launch(encodes, canvases)
+            return self._results(canvases)
+
+    def close(self) -> None:
+        """Let the graphs go."""
+        self._forwards.clear()
+        self._ends.clear()
+
+    def forget(self, sequence: Sequence) -> None:
+        """Free the seat of a sequence that has ended."""
+        seat = self._seat.pop(sequence, None)
+        self._canvas.pop(sequence, None)
+        if seat is not None:
+            self._free.append(seat)
+
+    def capture(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compile and capture everything a step can need. Slow: seconds to a minute. Rows of idle groups only, so
+        nothing is written that matters."""
+        with torch.inference_mode():
+            self._inputs.clear()
+            self._inputs.upload()
+            wanted = [(g, c) for g in sizes_up_to(self._inputs.groups) for c in self._canvas_sizes(g)]
+            for done, (groups, canvases) in enumerate(wanted):
+                self._forward_graph(groups, canvases)
+                if progress is not None:
+                    progress(done + 1, len(wanted))
+            for canvases in sizes_up_to(self.end.canvases):
+                self._end_graph(canvases)
+
+    def _canvas_sizes(self, groups: int) -> tuple[int, ...]:
+        """For how many of `groups` groups a forward is captured as possible canvases: none, or all that can be."""
+        return (0, min(groups, self.end.canvases))
+
+    def _launch(self, encodes: Items[Encode], canvases: Items[Sequence]) -> None:
+        """Fill the inputs, upload them, and start the graphs."""
+        inputs, block_tokens = self._inputs, self.model.block_tokens
+        inputs.clear()
+        inputs.host["read_seat"][:] = self.nothing
+        inputs.host["write_seat"][:] = self.waste
+        for row, sequence in enumerate(canvases):
+            self._seat_canvas(row, sequence)
+            inputs.put(row, len(sequence.tokens), sequence.rules.canvas_length, False, _tables(sequence), block_tokens)
+        count = len(canvases)
+        for row, encode in enumerate(encodes, start=count):
+            tokens = encode.sequence.tokens[encode.start : encode.stop]
+            inputs.put(row, encode.start, len(tokens), True, _tables(encode.sequence), block_tokens)
+            inputs.host["tokens"][row, : len(tokens)] = tokens
+            inputs.host["fresh"][row] = 1
+        inputs.upload()
+        groups = _at_least(count + len(encodes), sizes_up_to(inputs.groups))
+        self._forward_graph(groups, self._canvas_sizes(groups)[1 if count else 0]).replay()
+        if count:
+            self.end.controls.put(
+                [canvas_choice(s, self._defaults, self.model.config) for s in canvases],
+                [draw_key(s, s.step + 1) for s in canvases],
+                [s.rules.canvas_length for s in canvases],
+            )
+            self._end_graph(_at_least(count, sizes_up_to(self.end.canvases))).replay()
+        self._done.record()
+
+    def _seat_canvas(self, row: int, sequence: Sequence) -> None:
+        """Tell row `row` where the state of a canvas is; a new canvas begins as random tokens."""
+        host = self._inputs.host
+        if sequence not in self._seat:
+            self._seat[sequence] = self._free.pop()
+        seat = self._seat[sequence]
+        host["write_seat"][row] = seat
+        if self._canvas.get(sequence) == sequence.canvas:
+            host["read_seat"][row] = seat
+            host["fresh"][row] = 0
+            return
+        length = sequence.rules.canvas_length
+        tokens = self._noise.draws([draw_key(sequence, 0)], length, self.model.config.vocab).random_tokens[0]
+        pin(tokens, pinned_on_canvas(sequence))
+        host["tokens"][row, :length] = tokens.numpy()
+        host["fresh"][row] = 1
+        self._canvas[sequence] = sequence.canvas
+
+    def _forward_graph(self, groups: int, canvases: int) -> torch.cuda.CUDAGraph:
+        key = (groups, canvases)
+        if key not in self._forwards:
+            self._forwards[key] = self._captured(lambda: self._forward(groups, canvases))
+        return self._forwards[key]
+
+    def _end_graph(self, canvases: int) -> torch.cuda.CUDAGraph:
+        if canvases not in self._ends:
+            self._ends[canvases] = self._captured(lambda: self._end(canvases))
+        return self._ends[canvases]
+
+    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """A graph of `work`, which is run once before: kernels compile and cuBLAS makes its choices outside graphs."""
+        work()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            work()
+        return graph
+
+    def _forward(self, groups: int, canvases: int) -> None:
+        """What a forward graph holds: gather the canvases' state, run the stack."""
+        inputs, rows = self._inputs, self._row_tokens[:groups]
+        seats = inputs.device("read_seat", groups)
+        torch.index_select(self._tokens, 0, seats, out=rows)
+        given = inputs.device("fresh", groups).unsqueeze(1) == 1
+        torch.where(given, inputs.device("tokens", groups), rows, out=rows)
+        soft = self._row_soft[:canvases]
+        if canvases:
+            torch.index_select(self._soft, 0, seats[:canvases], out=soft)
+        hidden = self.model.forward(groups, canvases, rows.flatten(), soft.flatten(0, 1))
+        self._hidden[: hidden.shape[0]].copy_(hidden)
+
+    def _end(self, canvases: int) -> None:
+        """What an end graph holds: sample, and put the canvases' state back."""
+        found = self.end.run(self._hidden[: canvases * GROUP_ROWS])
+        seats = self._inputs.device("write_seat", canvases).long()
+        self._tokens.index_copy_(0, seats, found.canvas)
+        self._soft.index_copy_(0, seats, found.soft.view(canvases, GROUP_ROWS, -1))
+
+    def _results(self, canvases: Items[Sequence]) -> dict[Sequence, StepResult]:
+        """Wait for the step, and read what it found."""
+        if not canvases:
+            self._done.synchronize()
+            return {}
+        found = self.end.read(len(canvases))
+        results = {}
+        for row, sequence in enumerate(canvases):
+            length, asked = sequence.rules.canvas_length, sequence.request.sampling.logprobs
+            results[sequence] = StepResult(
+                found.argmax[row, :length].tolist(),
+                found.entropy[row, :length].tolist(),
+                found.accepted[row, :length].astype(bool).tolist(),
+                None if asked is None else _logprobs(found.best, row, length, asked),
+            )
+        return results
+
+
+def _tables(sequence: Sequence) -> Mapping[LayerKind, BlockTable]:
+    return {"full": sequence.kv.full, "sliding": sequence.kv.sliding}
+
+
+def _at_least(count: int, sizes: Items[int]) -> int:
+    return next(size for size in sizes if size >= count)
+
+
+def _logprobs(best: object, row: int, length: int, alternatives: int) -> tuple[TokenLogprob, ...]:
+    raise NotImplementedError
