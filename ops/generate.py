@@ -41,7 +41,7 @@ def configuration() -> str:
         lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
         for name, field in type(model).model_fields.items():
             value = getattr(model, name)
-            if not isinstance(value, BaseModel | dict):
+            if not is_part(value):
                 lines.append(f"| `{path}{name}` | {type_name(field)} | {default(value)} | {cell(field.description)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -50,13 +50,20 @@ def configuration() -> str:
 def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
     """(path prefix, default values) for every part of the tree that has settings of its own."""
     parts = {name: getattr(model, name) for name in type(model).model_fields}
-    if any(not isinstance(part, BaseModel | dict) for part in parts.values()):
+    if any(not is_part(part) for part in parts.values()):
         yield path, model
     for name, part in parts.items():
-        if isinstance(part, dict):
+        if isinstance(part, dict) and is_part(part):
             yield from sections(next(iter(part.values())), f"{path}{name}.KEY.")
         elif isinstance(part, BaseModel):
             yield from sections(part, f"{path}{name}.")
+
+
+def is_part(value: Any) -> bool:
+    """Whether it is a part of the tree with settings of its own, rather than a setting."""
+    return isinstance(value, BaseModel) or (
+        isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values())
+    )
 
 
 def type_name(field: Any) -> str:
@@ -76,6 +83,8 @@ def spoken(annotation: Any) -> str:
         return " or ".join("nothing" if arg is type(None) else spoken(arg) for arg in args)
     if origin is tuple:
         return f"list of {spoken(args[0])}"
+    if origin is dict:
+        return f"{spoken(args[1])} by {spoken(args[0])}"
     if origin is typing.Annotated:
         return spoken(args[0])
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
