@@ -1,6 +1,7 @@
 """What one progress stream costs the seven plain streams beside it: tiny checkpoint, this process, real HTTP.
 
-    .venv/bin/python ops/benches/progress_overhead.py --rounds 9 > ops/benches/results/progress_overhead.json
+    .venv/bin/python ops/benches/progress_overhead.py --rounds 9 --tokens 96 \
+        > ops/benches/results/2026-11-23-progress-overhead.json
 
 Each round streams the same eight requests in ways that take turns: none with progress, one with it at the default rate,
 one at the highest rate, and one at the highest rate that nobody reads until the rest is done. The seeds are the same,
@@ -22,7 +23,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tok
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--tokens", type=int, default=320)
     args = parser.parse_args()
     engine_settings = {"slots": 8, "context_tokens": 1024}
@@ -139,6 +140,9 @@ async def main() -> None:
     def ratios(way: str, what: str) -> list[float]:
         return [round(one[way][what] / one["plain"][what], 3) for one in rounds]
 
+    def quartiles(found: list[float]) -> list[float]:
+        return [round(value, 3) for value in quantiles(found, n=4, method="inclusive")[::2]]
+
     print(
         json.dumps(
             {
@@ -153,6 +157,8 @@ async def main() -> None:
                         "read_as_it_comes": WAYS[way][1],
                         "median_seven_s_to_plain": median(ratios(way, "seven_s")),
                         "median_steps_per_s_to_plain": median(ratios(way, "steps_per_s")),
+                        "quartiles_seven_s_to_plain": quartiles(ratios(way, "seven_s")),
+                        "quartiles_steps_per_s_to_plain": quartiles(ratios(way, "steps_per_s")),
                         "median_bytes_of_the_stream": median(one[way]["bytes"] for one in rounds),
                         "seven_s_to_plain": ratios(way, "seven_s"),
                     }

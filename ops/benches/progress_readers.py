@@ -1,0 +1,156 @@
+"""Sixteen progress readers at once, slow ones and vanished ones: what the engine's throughput says to it.
+
+    .venv/bin/python ops/benches/progress_readers.py --rounds 9 \\
+        > ops/benches/results/2026-11-23-progress-readers.json
+
+Tiny checkpoint, this process, real HTTP. Each round runs sixteen requests in ways that take turns, with the same seeds,
+so that the engine does the same steps each time:
+
+    plain            sixteen plain streams
+    read             sixteen with progress at the default rate, read as they come
+    unread           the same, and nobody reads a byte until the engine is done with all
+    plain_vanished   plain streams; four connections are closed once their first canvas is there
+    read_vanished    with progress; the same four are closed then
+
+A way's figure is the ratio of its passes of the engine's loop a second to those of the plain way of the same round
+(`read_vanished` to `plain_vanished`): below 1 is slower. Answers run to `max_tokens` and each canvas for 16 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import socket
+import sys
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "platform"), str(Path(__file__).parent)]
+
+import httpx  # noqa: E402
+import uvicorn  # noqa: E402
+from progress_overhead import TINY, Bare  # noqa: E402
+
+from easel.api.app import create_app  # noqa: E402
+from easel.api.requests import PROGRESS_HZ  # noqa: E402
+from easel.engine.native.engine import NativeEngine  # noqa: E402
+from easel.settings import AppSettings  # noqa: E402
+
+READERS, LEAVE = 16, 4
+WAYS = {
+    "plain": (False, True, False),
+    "read": (True, True, False),
+    "unread": (True, False, False),
+    "plain_vanished": (False, True, True),
+    "read_vanished": (True, True, True),
+}
+"""Whether with progress, whether read as it comes, whether four leave."""
+AGAINST = {"read": "plain", "unread": "plain", "read_vanished": "plain_vanished"}
+
+
+async def stream(client: httpx.AsyncClient, body: dict[str, Any], gate: asyncio.Event, leaves: bool) -> int:
+    """Bytes read. With `leaves`, the connection is closed once text of a canvas has come."""
+    size = 0
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        response.raise_for_status()
+        await gate.wait()
+        async for line in response.aiter_lines():
+            size += len(line) + 1
+            if leaves and line.startswith("data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices and choices[0]["text"]:
+                    break
+    return size
+
+
+async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tokens: int) -> dict[str, float]:
+    progress, reads, some_leave = WAYS[way]
+    gate = asyncio.Event()
+    if reads:
+        gate.set()
+    steps = engine.stats().counters["easel_engine_steps_total"]
+    began, tasks = time.perf_counter(), []
+    for seed in range(READERS):
+        body: dict[str, Any] = {"model": "tiny", "prompt": "an open-ended text that asks for nothing in particular"}
+        body |= {"max_tokens": tokens, "seed": seed, "temperature": 1.5, "stream": True}
+        if progress:
+            body["stream_options"] = {"include_progress": True}
+        leaves = some_leave and seed % (READERS // LEAVE) == 0
+        tasks.append(asyncio.create_task(stream(client, body, gate, leaves)))
+    while not engine.stats().sequences:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    while engine.stats().sequences or engine.stats().waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    seconds = time.perf_counter() - began
+    done = engine.stats().counters["easel_engine_steps_total"] - steps
+    gate.set()
+    sizes = await asyncio.gather(*tasks)
+    return {"seconds": seconds, "steps": done, "steps_per_s": done / seconds, "bytes": sum(sizes)}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
+    parser.add_argument("--tokens", type=int, default=64)
+    args = parser.parse_args()
+    engine_settings = {"slots": READERS, "context_tokens": 512}
+    settings = AppSettings.model_validate(
+        {"models": {"default": {"checkpoint": str(TINY), "names": ["tiny"], "engine": engine_settings}}}
+    )
+    engine = NativeEngine(TINY, settings.model.engine)
+    await engine.start()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    app = create_app(settings, Bare(engine))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    rounds: list[dict[str, dict[str, float]]] = []
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with httpx.AsyncClient(base_url=address, timeout=600, trust_env=False) as client:
+        while not server.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await one_way(client, engine, "plain", args.tokens)
+        for number in range(args.rounds):
+            names = list(WAYS)
+            turn = number % len(names)
+            rounds.append({way: await one_way(client, engine, way, args.tokens) for way in names[turn:] + names[:turn]})
+            print(number, {way: round(one["seconds"], 2) for way, one in rounds[-1].items()}, file=sys.stderr)
+    server.should_exit = True
+    await serving
+    await engine.stop()
+
+    ways = {}
+    for way, other in AGAINST.items():
+        ratios = [round(one[way]["steps_per_s"] / one[other]["steps_per_s"], 3) for one in rounds]
+        ways[way] = {
+            "against": other,
+            "median_steps_per_s": median(ratios),
+            "quartiles_steps_per_s": [round(value, 3) for value in quantiles(ratios, n=4, method="inclusive")[::2]],
+            "steps_per_s": ratios,
+            "median_bytes": median(one[way]["bytes"] for one in rounds),
+            "steps_same_as_other": all(one[way]["steps"] == one[other]["steps"] for one in rounds),
+        }
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {platform.system()}, client and server in one process",
+                "streams": READERS,
+                "that_leave": LEAVE,
+                "progress_hz": PROGRESS_HZ,
+                "tokens_each": args.tokens,
+                "rounds": args.rounds,
+                "plain": {what: round(median(one["plain"][what] for one in rounds), 2) for what in rounds[0]["plain"]},
+                "ways": ways,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
