@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -95,3 +96,28 @@ def replica_of(local: Local, deployment: str, application: str = "easel") -> psu
         return found
 
     return wait_until(find, f"a process named {title}")[0]
+
+
+def busy_slots(local: Local) -> Callable[[], float]:
+    """Reads the gauge from where Prometheus would: the metrics of the node's agent."""
+
+    def busy() -> float:
+        for port in agent_ports(local):
+            try:
+                text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
+            except httpx.TransportError:
+                continue
+            lines = [line for line in text.splitlines() if line.startswith("ray_easel_slots_busy{")]
+            if lines:
+                return max(float(line.split()[-1]) for line in lines)
+        return -1.0
+
+    return busy
+
+
+def agent_ports(local: Local) -> list[int]:
+    found = []
+    for process in processes.members(local.session.mark, local.keeper):
+        if process.cmdline()[:1] == ["ray::DashboardAgent"]:
+            found += [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return found

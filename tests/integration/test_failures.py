@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
@@ -13,7 +12,7 @@ import psutil
 
 from easel.rayserve import processes
 from easel.rayserve.local import Local
-from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.conftest import APPLICATIONS, busy_slots, replica_of, wait_until
 from tests.integration.script import SLOTS
 
 QUICK = {"model": "easel", "prompt": "quick", "max_tokens": 8}
@@ -65,31 +64,6 @@ def test_requests_end_with_an_error_and_service_returns_when_the_engines_process
             assert answer.result(60).status_code == 200, answer.result().text
     assert replica_of(local, "engine").pid != replica.pid
     assert ask(local, QUICK).status_code == 200
-
-
-def busy_slots(local: Local) -> Callable[[], float]:
-    """Reads the gauge from where Prometheus would: the metrics of the node's agent."""
-
-    def busy() -> float:
-        for port in agent_ports(local):
-            try:
-                text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
-            except httpx.TransportError:
-                continue
-            lines = [line for line in text.splitlines() if line.startswith("ray_easel_slots_busy{")]
-            if lines:
-                return max(float(line.split()[-1]) for line in lines)
-        return -1.0
-
-    return busy
-
-
-def agent_ports(local: Local) -> list[int]:
-    found = []
-    for process in processes.members(local.session.mark, local.keeper):
-        if process.cmdline()[:1] == ["ray::DashboardAgent"]:
-            found += [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    return found
 
 
 def test_an_engine_whose_loop_is_stuck_is_replaced(local: Local) -> None:

@@ -17,6 +17,7 @@ from easel.rayserve.config import ENGINE
 from easel.rayserve.loopback import keep_on_loopback
 from easel.rayserve.metrics import RayRecorder
 from easel.rayserve.request_id import LeaveRequestIdToServe
+from easel.rayserve.slow_readers import keep_buffers_small
 from easel.rayserve.watch import ReplicaWatch, count_running
 from easel.settings import AppSettings
 
@@ -29,6 +30,7 @@ class Ingress:
 
     def __init__(self, settings: AppSettings, engine: Any) -> None:
         keep_on_loopback()
+        keep_buffers_small()
         self._settings = settings
         self._engine = engine
 

@@ -95,3 +95,11 @@ def test_haproxy_accepts_it(written: str, errors: Path) -> None:
 def test_twice_is_as_once(written: str, errors: Path) -> None:
     once = tightened(written, None, str(errors))
     assert tightened(once, None, str(errors)) == once
+
+
+def test_the_kernel_keeps_little_of_what_nobody_reads(written: str, errors: Path) -> None:
+    made = tightened(written, None, str(errors))
+    section = made.split("defaults")[0]
+    assert section.startswith("global\n")
+    assert "tune.sndbuf.client 65536" in section
+    assert "tune.rcvbuf.server 65536" in section

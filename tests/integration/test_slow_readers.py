@@ -1,0 +1,106 @@
+"""A reader that does not read, through HAProxy and Serve: it skips states, no canvas, and holds nobody up."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from easel.rayserve import processes
+from easel.rayserve.local import Local
+from easel.rayserve.session import REPLICA_PORTS
+from tests.integration.conftest import busy_slots, wait_until
+from tests.unit.api.edge import Stream
+from tests.unit.api.replay import replays
+
+BODY: dict[str, Any] = {"model": "easel", "prompt": "slow", "max_tokens": 3000, "n": 3, "seed": 5, "stream": True}
+BODY |= {"stream_options": {"include_progress": True, "progress_hz": 30}}
+CANVASES = 12
+
+
+def haproxy_sends_to_the_ingress(local: Local) -> bool:
+    """Right after a start it still sends to Serve's proxy."""
+    ports = range(local.session.ports.replicas, local.session.ports.replicas + REPLICA_PORTS)
+    for process in processes.members(local.session.mark, local.keeper):
+        command = process.cmdline()
+        if "-f" in command and "haproxy" in process.name():
+            config = Path(command[command.index("-f") + 1]).read_text()
+            return any(f"127.0.0.1:{port} " in config for port in ports)
+    return False
+
+
+def memory(local: Local) -> int:
+    """Bytes that the processes between engine and client hold."""
+    total = 0
+    for process in processes.members(local.session.mark, local.keeper):
+        name = (process.cmdline() or [""])[0]
+        if name.endswith((":ingress", "ray::ProxyActor")) or "haproxy" in process.name():
+            total += process.memory_info().rss
+    return total
+
+
+def sleeper(local: Local) -> socket.socket:
+    """A client that has asked, and whose kernel takes 4 KB for it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(60)
+    connection.connect(("127.0.0.1", local.session.ports.api))
+    raw = json.dumps(BODY).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(raw)
+    connection.sendall(head + raw)
+    return connection
+
+
+def rest(connection: socket.socket) -> Stream:
+    raw = b""
+    with connection:
+        while part := connection.recv(1 << 16):
+            raw += part
+    head, _, chunks = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    body = b""
+    while chunks:
+        size, _, chunks = chunks.partition(b"\r\n")
+        body, chunks = body + chunks[: int(size, 16)], chunks[int(size, 16) + 2 :]
+    return Stream.of(body.decode())
+
+
+def test_a_reader_that_does_not_read_skips_states_and_no_canvas(local: Local) -> None:
+    if local.session.haproxy is None:
+        pytest.skip("Serve's own proxy reads ahead without a bound: docs/api.md")
+    wait_until(lambda: haproxy_sends_to_the_ingress(local), "HAProxy sends to the ingress replica")
+    url = local.session.url + "/v1/completions"
+    busy = busy_slots(local)
+    before = memory(local)
+    asleep = sleeper(local)
+    wait_until(lambda: busy() >= 3, "its choices run")
+    # Another client is served meanwhile, and the engine goes on to the end of what nobody reads.
+    answer = httpx.post(url, json={"model": "easel", "prompt": "quick", "max_tokens": 8}, timeout=60, trust_env=False)
+    assert answer.status_code == 200
+    wait_until(lambda: busy() == 0, "the engine is through")
+    assert memory(local) - before < 16 * 1024 * 1024
+    slow = rest(asleep)
+    awake = Stream.of(httpx.post(url, json=BODY, timeout=120, trust_env=False).text)
+    assert slow.done
+    assert awake.done
+    told = {}
+    for name, stream in (("slow", slow), ("awake", awake)):
+        found = replays(stream.events)
+        assert [replay.committed for replay in found.values()] == [CANVASES] * 3
+        assert all(replay.text() == stream.text(index) == awake.text(index) for index, replay in found.items())
+        told[name] = sum(replay.states for replay in found.values())
+    assert told["slow"] < 0.7 * told["awake"]
+
+
+def test_a_reader_that_leaves_without_reading_frees_its_slots(local: Local) -> None:
+    busy = busy_slots(local)
+    asleep = sleeper(local)
+    wait_until(lambda: busy() >= 3, "its choices run")
+    asleep.close()
+    wait_until(lambda: busy() == 0, "its slots are free")
+    assert psutil.pid_exists(local.keeper or 0)
