@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from easel.cli import evaluating, serving
+from easel.cli import chatting, evaluating, serving
 
 app = typer.Typer(
     name="easel",
@@ -24,11 +24,13 @@ app = typer.Typer(
     easel serve --checkpoint DIR         a DiffusionGemma checkpoint of yours
     easel serve --config FILE            everything else: docs/configuration.md has every setting
     easel check FILE                     is that file right, and what would it start?
+    easel chat                           talk to it, and watch each canvas clear
     easel eval sudoku --url URL          how well does a running service solve puzzles, and how fast?
     """,
 )
 app.command()(serving.serve)
 app.command()(serving.check)
+app.command()(chatting.chat)
 app.add_typer(evaluating.app, name="eval")
 app.command()(serving.version)
 

@@ -1,0 +1,1 @@
+"""A chat with a running service as a terminal shows it: client, canvases, boards and commands; no engine, no server."""
