@@ -12,10 +12,12 @@
       BodyTooLarge              413  the body is over the limit
       RateLimited               429  this key is over its limit
       QueueFull                 503  the service is over its limit
+        QueueTimeout            503  the request waited in the queue as long as it may
       NotReady                  503  the model is loading, or nothing runs it
         Draining                503  this replica takes no new work
-      DeadlineExceeded          504  not one answer fitted the deadline, or the queue timeout passed
+      DeadlineExceeded          504  not one denoising step a canvas fits before the deadline
       EngineFailed              500  the engine failed while it worked on this request
+        Quarantined             500  engines died twice while they worked on this request; it is not tried again
         EngineStopped           500  the engine was stopped while it worked on this request
       InternalError             500  our mistake
       ClientGone                499  the client left; nobody reads the answer
@@ -41,7 +43,8 @@ class EaselError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Of the class; whoever knows better of one error sets it there."""
 
     def __init__(self, message: str, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, param, retry_after_s)
@@ -119,6 +122,10 @@ class QueueFull(EaselError):
     retryable = True
 
 
+class QueueTimeout(QueueFull):
+    code = "queue_timeout"
+
+
 class NotReady(EaselError):
     status = 503
     type = "service_unavailable_error"
@@ -140,6 +147,13 @@ class DeadlineExceeded(EaselError):
 class EngineFailed(EaselError):
     code = "engine_failed"
     retryable = True
+
+
+class Quarantined(EngineFailed):
+    """Not retryable: it would end a third engine."""
+
+    code = "request_quarantined"
+    retryable = False
 
 
 class EngineStopped(EngineFailed):
@@ -174,7 +188,11 @@ BY_CODE: dict[str, type[EaselError]] = {error.code: error for error in reversed(
 BY_CODE[InternalError.code] = InternalError
 
 
-def from_code(code: str, message: str, param: str | None = None) -> EaselError:
-    """The error of that code; an unknown code is an `InternalError`, since its text cannot be trusted."""
-    error = BY_CODE.get(code)
-    return error(message, param) if error else InternalError("The server made a mistake.")
+def from_code(code: str, message: str, param: str | None = None, retryable: bool | None = None) -> EaselError:
+    """The error of that code; an unknown code is an `InternalError`, since its text cannot be trusted. `retryable` where
+    it is known to differ from what is usual for the code."""
+    made = BY_CODE.get(code)
+    error = made(message, param) if made else InternalError("The server made a mistake.")
+    if retryable is not None and made is not None:
+        error.retryable = retryable
+    return error

@@ -115,6 +115,9 @@ class GenerationRequest:
     tier: str = ""
     priority: int = 0
     """Higher goes first, within a tenant."""
+    queue_timeout_s: float | None = None
+    """Leaves the router's queue when it has waited that long. None: what the settings say. Engines do not look at
+    it."""
     traceparent: str | None = None
     """W3C trace context."""
     # Work

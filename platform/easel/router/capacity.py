@@ -6,13 +6,17 @@ the measured rate at which held work leaves. Refuses to know: tenants, and how a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from easel.protocol import EngineStats, StepTimeModel
+from easel.protocol import EngineState, EngineStats, StepTimeModel
 
 EFFICIENCY = 0.9
 """Of the throughput with every slot taken: what an efficient number of canvases reaches."""
+
+PRIOR_S = 2.0
+"""A measurement over so many seconds counts as much as the step-time model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,44 +34,89 @@ class Capacity:
 def efficient_canvases(step_time: StepTimeModel, slots: int, efficiency: float = EFFICIENCY) -> int:
     """The fewest canvases side by side that reach `efficiency` of the throughput with all slots taken. At least 1;
     `slots` where the step time is not known yet."""
-    raise NotImplementedError
+    full = _rate(step_time, slots)
+    if full <= 0.0:
+        return max(1, slots)
+    return next((n for n in range(1, slots) if _rate(step_time, n) >= efficiency * full), max(1, slots))
 
 
 def work_rate(stats: EngineStats, canvases: int | None = None) -> float:
     """Units of work a second of one replica with so many canvases side by side; None: with every slot taken. 0 where
     its step time is not known yet."""
-    raise NotImplementedError
+    return _rate(stats.step_time, stats.slots if canvases is None else min(canvases, stats.slots))
+
+
+def _rate(step_time: StepTimeModel, canvases: int) -> float:
+    seconds = step_time.seconds(canvases)
+    return canvases / seconds if seconds > 0.0 and step_time.samples else 0.0
 
 
 def total(stats: Iterable[EngineStats], surplus: int = 0) -> Capacity:
     """Of several replicas together: seats (`surplus` more than the slots of each), rate, count. Those that are not
-    ready do not count."""
-    raise NotImplementedError
+    ready do not count; those whose step time is not known yet are taken to be like the others."""
+    ready = [one for one in stats if one.state is EngineState.READY]
+    rates = [rate for rate in map(work_rate, ready) if rate > 0.0]
+    rate = sum(rates) * len(ready) / len(rates) if rates else 0.0
+    return Capacity(sum(one.slots + surplus for one in ready), rate, len(ready))
 
 
 def share(capacity: Capacity, demands: Mapping[str, float], me: str) -> Capacity:
-    """The part of `capacity` for ingress `me`, given what each live ingress has queued and in flight.
+    """The part of `capacity` for ingress `me`, given how many requests each live ingress has queued and in flight.
 
     Seats go round evenly, and what one does not need goes to those that do. Every ingress that reads the same demands
     computes the same split, whose seats add up to the whole; each gets one seat at least, so with more ingresses than
     seats there are that many more. An ingress missing from `demands` counts itself as one more without any.
     """
-    raise NotImplementedError
+    wants = {**demands, me: demands.get(me, 0.0)}
+    left, seats = capacity.seats, {}
+    by_want = sorted(wants, key=lambda name: (wants[name], name))
+    for index, name in enumerate(by_want):
+        seats[name] = min(math.ceil(wants[name]), left // (len(wants) - index))
+        left -= seats[name]
+    # What nobody needs now is there for who comes next, wherever that is.
+    for index, name in enumerate(by_want):
+        seats[name] += left // len(wants) + (index < left % len(wants))
+    mine = max(seats[me], 1) if capacity.seats else 0
+    return Capacity(mine, capacity.work_per_s * mine / capacity.seats if capacity.seats else 0.0, capacity.replicas)
 
 
 class Throughput:
     """Measures how fast held work is done while there is more of it than seats. `clock` in seconds, monotonic."""
 
-    def __init__(self, clock: Callable[[], float], memory_s: float = 30.0) -> None: ...
+    def __init__(self, clock: Callable[[], float], memory_s: float = 30.0) -> None:
+        self._clock = clock
+        self._memory_s = memory_s
+        self._since: float | None = None
+        self._work = 0.0
+        self._seconds = 0.0
 
     def busy(self, saturated: bool) -> None:
         """From now on every seat is taken, or not any more."""
-        raise NotImplementedError
+        self._pass()
+        self._since = self._clock() if saturated else None
 
     def did(self, work: float) -> None:
         """So many units of work were done since the last call."""
-        raise NotImplementedError
+        self._pass()
+        if self._since is not None:
+            self._work += work
 
     def rate(self, modelled: float) -> float:
         """Units of work a second: measured as far as there is a measurement, else `modelled`."""
-        raise NotImplementedError
+        self._pass()
+        if modelled <= 0.0:
+            return self._work / self._seconds if self._seconds >= PRIOR_S else 0.0
+        return (self._work + modelled * PRIOR_S) / (self._seconds + PRIOR_S)
+
+    def forget(self) -> None:
+        """There are more or fewer seats than there were: what was measured says nothing of that."""
+        self._work = self._seconds = 0.0
+
+    def _pass(self) -> None:
+        if self._since is None:
+            return
+        now = self._clock()
+        passed, self._since = now - self._since, now
+        keep = math.exp(-passed / self._memory_s)
+        self._work *= keep
+        self._seconds = self._seconds * keep + passed

@@ -9,13 +9,23 @@ Owns: what is known of each replica, and the choice. Refuses to know: handles, a
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
-from easel.protocol import EngineStats, GenerationRequest
-from easel.router.capacity import Capacity
+from easel.protocol import EngineState, EngineStats, GenerationRequest, prefill_work
+from easel.router.capacity import Capacity, efficient_canvases, total, work_rate
+from easel.router.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.settings import RouterSettings
+
+OLDEST_S = 5.0
+"""Statistics are never taken to be older than this when they arrive: beyond it two hosts' clocks differ."""
+MOST_PREFIXES = 4096
+"""Blocks of prompts sent to a replica that are remembered."""
+UNKNOWN_SLOTS = 1
+"""Slots of a replica that has not said anything yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +47,205 @@ class Place:
         return self.wait_s + self.prefill_s
 
 
-class Placement:
-    """See the module. One event loop calls it. `clock`: seconds that only go forward."""
+@dataclass(slots=True)
+class _Sent:
+    replica: str
+    remaining: float
+    at: float
 
-    def __init__(self, settings: RouterSettings, clock: Callable[[], float], random: Random | None = None) -> None: ...
+
+@dataclass(slots=True)
+class _Replica:
+    stats: EngineStats | None = None
+    taken: float = 0.0
+    """When the statistics were taken, on our clock."""
+    digest: frozenset[int] = frozenset()
+    sent: dict[str, _Sent] = field(default_factory=dict)
+    left: int = 0
+    """Requests in the statistics that have ended since."""
+    left_work: float = 0.0
+    """What they would still have had to do."""
+    prefixes: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+    def takes(self) -> bool:
+        return self.stats is None or self.stats.state is EngineState.READY
+
+
+class Placement:
+    """See the module. One event loop calls it.
+
+    Args:
+        clock: seconds that only go forward.
+        wall: Unix time, to see how old statistics are on arrival.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        clock: Callable[[], float],
+        random: Random | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._wall = wall
+        self._random = random or Random()
+        self._replicas: dict[str, _Replica] = {}
+        self._sent: dict[str, _Sent] = {}
+        self._capacity = Capacity()
+
+    @property
+    def replicas(self) -> list[str]:
+        """All that exist."""
+        return list(self._replicas)
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether any replica has said that it holds prefixes."""
+        return any(known.digest for known in self._replicas.values())
+
+    @property
+    def capacity(self) -> Capacity:
+        """Of all replicas together that take requests."""
+        return self._capacity
 
     def report(self, replica: str, stats: EngineStats) -> None:
         """What a replica last said of itself. The same snapshot again changes nothing."""
-        raise NotImplementedError
+        known = self._replicas.setdefault(replica, _Replica())
+        if known.stats is not None and stats.taken_at <= known.stats.taken_at and stats.state == known.stats.state:
+            return
+        known.stats = stats
+        known.taken = self._clock() - min(max(self._wall() - stats.taken_at, 0.0), OLDEST_S)
+        known.digest = frozenset(stats.prefix_digest)
+        known.left, known.left_work = 0, 0.0
+        self._count()
 
     def keep(self, replicas: Collection[str]) -> None:
         """These replicas exist; forget all others. One that has not reported yet counts as ready, idle and of unknown
         speed."""
-        raise NotImplementedError
+        for gone in set(self._replicas) - set(replicas):
+            for request_id in self._replicas.pop(gone).sent:
+                del self._sent[request_id]
+        for replica in replicas:
+            self._replicas.setdefault(replica, _Replica())
+        self._count()
 
-    def place(
-        self, request: GenerationRequest, work: float, candidates: Sequence[str], avoid: Collection[str] = ()
-    ) -> list[Place]:
+    def place(self, request: GenerationRequest, candidates: Sequence[str], avoid: Collection[str] = ()) -> list[Place]:
         """The candidates, best first: those with a free slot before those without, then by cost. Leaves out those that
         do not take requests, and those in `avoid` as long as any other is left. Empty: nobody takes it now. Does not
         say that it was sent."""
-        raise NotImplementedError
+        able = [name for name in candidates if self._known(name).takes()]
+        able = [name for name in able if name not in avoid] or able
+        hashes: tuple[int, ...] = ()
+        if any(self._known(name).digest for name in able):
+            hashes = prefix_hashes(request.prompt)
+        looked_at, rest = self._sample(able, hashes)
+        places = [self._place(request, name, hashes) for name in looked_at]
+        self._random.shuffle(places)  # equals in a different order each time, and by each ingress
+        places.sort(key=lambda place: (place.free <= 0, place.cost_s))
+        return places + [self._place(request, name, hashes) for name in rest]
+
+    def room(self, replica: str) -> int:
+        """How many more canvases fill it to the efficient number; negative where there are more already."""
+        known = self._known(replica)
+        if known.stats is None:
+            return UNKNOWN_SLOTS - len(known.sent)
+        efficient = efficient_canvases(known.stats.step_time, known.stats.slots)
+        return efficient - (known.stats.slots - self._free(known))
 
     def sent(self, request: GenerationRequest, work: float, replica: str) -> None:
-        """The request went to that replica."""
-        raise NotImplementedError
+        """The request goes to that replica, with so much work to do. Where it was said to go elsewhere before, it does
+        not any more."""
+        self.ended(request.id)
+        known = self._known(replica)
+        self._replicas[replica] = known
+        self._sent[request.id] = known.sent[request.id] = _Sent(replica, work, self._clock())
+        if known.digest:
+            for one in prefix_hashes(request.prompt):
+                known.prefixes[one] = None
+                known.prefixes.move_to_end(one)
+            while len(known.prefixes) > MOST_PREFIXES:
+                known.prefixes.popitem(last=False)
 
     def progress(self, request_id: str, remaining: float) -> None:
         """It still has so many units of work to do there."""
-        raise NotImplementedError
+        if request_id in self._sent:
+            self._sent[request_id].remaining = remaining
 
     def ended(self, request_id: str) -> None:
         """It is not there any more, however it ended. Does nothing for one that is not known."""
-        raise NotImplementedError
+        sent = self._sent.pop(request_id, None)
+        if sent is None:
+            return
+        known = self._replicas[sent.replica]
+        del known.sent[request_id]
+        if sent.at <= known.taken:
+            known.left += 1
+            known.left_work += sent.remaining
 
     def where(self, request_id: str) -> str | None:
         """The replica that it was sent to and has not ended on."""
-        raise NotImplementedError
+        sent = self._sent.get(request_id)
+        return sent.replica if sent else None
 
-    def capacity(self) -> Capacity:
-        """Of all replicas together that take requests."""
-        raise NotImplementedError
+    def _known(self, replica: str) -> _Replica:
+        return self._replicas.get(replica) or _Replica()
+
+    def _count(self) -> None:
+        silent = EngineStats(EngineState.READY, 0.0, slots=UNKNOWN_SLOTS)
+        stats = [known.stats or silent for known in self._replicas.values()]
+        self._capacity = total(stats, self._settings.surplus_requests)
+
+    def _sample(self, able: list[str], hashes: tuple[int, ...]) -> tuple[list[str], list[str]]:
+        """Who is compared, and who comes after: with many replicas two at random, and those with the prefix."""
+        if len(able) <= self._settings.choices_of_two_above:
+            return able, []
+        chosen = set(self._random.sample(able, 2))
+        if hashes:
+            held = {name: self._cached(self._known(name), hashes) for name in able}
+            best = max(held.values())
+            if best:
+                holders = [name for name in able if held[name] == best]
+                chosen.update(self._random.sample(holders, min(2, len(holders))))
+        rest = [name for name in able if name not in chosen]
+        self._random.shuffle(rest)
+        return [name for name in able if name in chosen], rest
+
+    def _place(self, request: GenerationRequest, name: str, hashes: tuple[int, ...]) -> Place:
+        known = self._known(name)
+        # Without a model of its own a replica is taken to be as fast as the others; with none at all, work is all the
+        # same a measure to compare by.
+        rate = work_rate(known.stats) if known.stats else 0.0
+        rate = rate or self._capacity.work_per_s / max(1, self._capacity.replicas) or 1.0
+        cached = self._cached(known, hashes)
+        return Place(
+            name,
+            self._work(known) / rate,
+            prefill_work(max(0, len(request.prompt) - cached)) / rate,
+            self._free(known),
+            cached,
+        )
+
+    def _work(self, known: _Replica) -> float:
+        """Expected units of work there now: as reported, less what is done since, plus what was sent since."""
+        since = sum(sent.remaining for sent in known.sent.values() if sent.at > known.taken)
+        if known.stats is None:
+            return since
+        busy = known.stats.sequences + known.stats.waiting - known.left
+        rate = work_rate(known.stats, max(0, busy)) if busy > 0 else 0.0
+        then = known.stats.remaining_work - known.left_work - rate * (self._clock() - known.taken)
+        return since + max(then, float(max(0, busy)))  # who has not ended has a step to do at least
+
+    def _free(self, known: _Replica) -> int:
+        since = sum(sent.at > known.taken for sent in known.sent.values())
+        if known.stats is None:
+            return UNKNOWN_SLOTS - since
+        return known.stats.slots - max(0, known.stats.sequences + known.stats.waiting - known.left) - since
+
+    def _cached(self, known: _Replica, hashes: tuple[int, ...]) -> int:
+        blocks = 0
+        for one in hashes:
+            if one not in known.digest and one not in known.prefixes:
+                break
+            blocks += 1
+        return blocks * BLOCK_TOKENS

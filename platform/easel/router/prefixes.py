@@ -5,7 +5,9 @@ Owns: the hash of each whole block of a prompt with everything before it. Refuse
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from hashlib import blake2b
 
 BLOCK_TOKENS = 256
 """Tokens in one block: one chunk of prefill. What is shared beyond the last whole block is encoded again."""
@@ -13,4 +15,10 @@ BLOCK_TOKENS = 256
 
 def prefix_hashes(prompt: Sequence[int], most: int = 128) -> tuple[int, ...]:
     """63-bit hashes of the first block, the first two blocks, and so on: at most `most`, whole blocks only."""
-    raise NotImplementedError
+    hashes: list[int] = []
+    digest = b""
+    for end in range(BLOCK_TOKENS, min(len(prompt), most * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
+        block = array("I", prompt[end - BLOCK_TOKENS : end]).tobytes()
+        digest = blake2b(digest + block, digest_size=8).digest()
+        hashes.append(int.from_bytes(digest, "little") >> 1)
+    return tuple(hashes)

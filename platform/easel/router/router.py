@@ -1,7 +1,7 @@
 """One ingress's router: takes a generation request, answers with its events, and in between decides everything.
 
     quarantined? -> estimate -> admission (waits) -> batching and placement -> send -> events -> done, learn
-                                      ^----------- the replica died before its first event, once -----------'
+                                      ^----------- the replica died before it gave anything, once -----------'
 
 Owns: the order of these, and that whatever way a request ends its seat and its place are given back. Refuses to know:
 how a request gets to a replica: `send` does that, and asks `destination` which one it should be.
@@ -9,15 +9,33 @@ how a request gets to a replica: `send` does that, and asks `destination` which 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from random import Random
 
-from easel.protocol import EngineStats, Event, GenerationRequest
+from easel.errors import Draining, EngineFailed, Quarantined, RateLimited
+from easel.protocol import (
+    CanvasCommitted,
+    EngineStats,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Started,
+)
 from easel.router.admission import Admission
+from easel.router.arrivals import ArrivalRate
 from easel.router.autoscaling import IngressReport
-from easel.router.estimates import WorkEstimator
+from easel.router.batching import Batcher
+from easel.router.capacity import share
+from easel.router.estimates import PUBLISHED_CAP, RequestWork, WorkEstimator
+from easel.router.gate import Gate
+from easel.router.outcomes import Outcome, Ticket
 from easel.router.placement import Placement
+from easel.router.quarantine import Quarantine, Verdict
 from easel.settings import RouterSettings
+from easel.telemetry.names import ADMISSIONS, IN_FLIGHT, QUEUE_SECONDS, QUEUED, QUEUED_WORK, RETRIES
 from easel.telemetry.recorder import NullRecorder, Recorder
 
 Send = Callable[[GenerationRequest], AsyncIterator[Event]]
@@ -27,10 +45,6 @@ may have) while it had the request. Closing the iterator cancels the request. It
 
 class Router:
     """See the module. Has the shape of `easel.api.backend.Backend` but for `ready`. One event loop calls it."""
-
-    estimator: WorkEstimator
-    admission: Admission
-    placement: Placement
 
     def __init__(
         self,
@@ -42,42 +56,201 @@ class Router:
         recorder: Recorder = NullRecorder(),  # noqa: B008
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        step_cap: int = PUBLISHED_CAP,
+        random: Random | None = None,
     ) -> None:
         """`model`: its name in metrics; `ingress`: this process's id in reports; `clock` goes only forward, `wall` is
-        Unix time. `canvas_length` in positions."""
+        Unix time. `canvas_length` in positions; `step_cap`: most denoising steps of a canvas."""
+        self.estimator = WorkEstimator(canvas_length, step_cap, recorder, model)
+        self.admission = Admission(settings, clock)
+        self.placement = Placement(settings, clock, random, wall)
+        self.quarantine = Quarantine(clock)
+        self._batcher = Batcher(self.placement, self.quarantine.avoid)
+        self._gate = Gate(self.admission, clock, self._bundle, self._decided)
+        self._arrivals = ArrivalRate(clock)
+        self._settings = settings
+        self._send = send
+        self._model = model
+        self._ingress = ingress
+        self._recorder = recorder
+        self._clock = clock
+        self._wall = wall
+        self._demands: Mapping[str, float] = {}
+        self._running: dict[str, RequestWork] = {}
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of one request. Raises `EaselError` before the first one where it is refused. See
         `easel.api.backend.Backend`."""
-        raise NotImplementedError
-        yield
+        if self.quarantine.refuses(request):
+            raise Quarantined(QUARANTINED)
+        ticket = await self._enter(request)
+        work = self._running[request.id] = self.estimator.track(request)
+        try:
+            begun = given = False
+            moves = 0
+            while True:
+                events = self._send(request)
+                try:
+                    async for event in events:
+                        self._saw(ticket, work, event)
+                        if isinstance(event, Failed) and self._again(request, event, given):
+                            break
+                        if isinstance(event, Started):
+                            if begun:
+                                continue  # of the second try: the client knows that it began
+                            begun = True
+                        else:
+                            given = True
+                        yield event
+                        if isinstance(event, Finished | Failed):
+                            return
+                    else:
+                        raise EngineFailed("The engine ended the answer before it was finished.")
+                except Draining:
+                    moves += 1  # it began to drain while the request was on its way there
+                    if given or moves > MOST_MOVES:
+                        raise
+                except EngineFailed as error:
+                    if not self._retries(request, error, given):
+                        raise
+                finally:
+                    await _close(events)
+                    self.placement.ended(request.id)
+                work = self._running[request.id] = self.estimator.track(request)
+        finally:
+            work.left()
+            del self._running[request.id]
+            self.placement.ended(request.id)
+            self.admission.done(ticket, work.done)
+            self._gate.turn()
 
     def destination(self, request: GenerationRequest, candidates: Sequence[str]) -> list[str]:
         """The candidates that may take it, best first: Serve's request-router hook calls this. Empty: none may now,
         ask again."""
-        raise NotImplementedError
+        best = [place.replica for place in self.placement.place(request, candidates, self.quarantine.avoid(request))]
+        chosen = self.placement.where(request.id)
+        if chosen in best:  # where it goes together with others, or was found to be best a moment ago
+            best.remove(chosen)
+            best.insert(0, chosen)
+        return best
 
     def went(self, request: GenerationRequest, replica: str) -> None:
         """It was handed to that replica: Serve's hook calls this (`on_request_routed`)."""
-        raise NotImplementedError
+        self.quarantine.runs(request, replica)
+        if request.id in self._running and self.placement.where(request.id) != replica:
+            self.placement.sent(request, self._running[request.id].remaining(), replica)
 
     def replicas(self, known: Collection[str]) -> None:
-        """These replicas run; all others are gone. Call it when the set changes."""
-        raise NotImplementedError
+        """These replicas run; all others are gone. Call it when the set changes, from the ingress's event loop."""
+        self.placement.keep(known)
+        self._set_capacity()
 
     def replica_said(self, replica: str, stats: EngineStats) -> None:
-        """Statistics of one replica came in (`record_routing_stats`). May let waiting requests go."""
-        raise NotImplementedError
+        """Statistics of one replica came in (`record_routing_stats`). May let waiting requests go; call it from the
+        ingress's event loop."""
+        self.placement.report(replica, stats)
+        self._set_capacity()
 
-    def ingresses(self, demands: dict[str, float]) -> None:
-        """What each live ingress has queued and in flight, this one included, as the actor last said. Shares seats and
-        bounds by it."""
-        raise NotImplementedError
+    def ingresses(self, demands: Mapping[str, float]) -> None:
+        """How many requests each live ingress has queued and in flight, this one included, as the actor last said.
+        Seats and bounds are shared by it."""
+        self._demands = dict(demands)
+        self._set_capacity()
 
     def report(self) -> IngressReport:
         """What this ingress holds, for the actor."""
-        raise NotImplementedError
+        whole, now = self.placement.capacity, self._wall()
+        self._recorder.set(QUEUED, self.admission.queued, model=self._model)
+        self._recorder.set(QUEUED_WORK, self.admission.queued_work, model=self._model)
+        self._recorder.set(IN_FLIGHT, self.admission.running, model=self._model)
+        replicas = max(1, whole.replicas)
+        return IngressReport(
+            ingress=self._ingress,
+            queued_work=self.admission.queued_work,
+            running_work=sum(work.remaining(now) for work in self._running.values()),
+            queued_requests=self.admission.queued,
+            running_requests=self.admission.running,
+            arriving_work_per_s=self._arrivals.rate(),
+            replica_work_per_s=whole.work_per_s / replicas,
+            replica_slots=max(0, whole.seats // replicas - self._settings.surplus_requests),
+        )
 
     def close(self) -> None:
         """Refuse whatever comes and evict whatever waits; what runs goes on."""
-        raise NotImplementedError
+        self.admission.close()
+        self._gate.turn()
+
+    async def _enter(self, request: GenerationRequest) -> Ticket:
+        """Waits for a seat."""
+        estimate = self.estimator.estimate(request)
+        deadline = request.denoising.deadline_at
+        self._arrivals.came(estimate.work)
+        try:
+            return await self._gate.enter(
+                request,
+                estimate.work,
+                least_s=estimate.least_steps * self.estimator.step_s,
+                queue_timeout_s=request.queue_timeout_s,
+                deadline_at=None if deadline is None else self._clock() + deadline - self._wall(),
+            )
+        except RateLimited:
+            self._arrivals.came(-estimate.work)  # more replicas would not let it in
+            raise
+        except asyncio.CancelledError:
+            self.placement.ended(request.id)  # it may have been let in at the same moment
+            raise
+
+    def _saw(self, ticket: Ticket, work: RequestWork, event: Event) -> None:
+        work.saw(event)
+        if isinstance(event, Started | CanvasCommitted):
+            remaining = work.remaining()
+            self.admission.progress(ticket, work.done, remaining)
+            self.placement.progress(work.request.id, remaining)
+        elif isinstance(event, Finished):
+            self.quarantine.survived(work.request)
+
+    def _again(self, request: GenerationRequest, event: Failed, given: bool) -> bool:
+        """Whether a `Failed` event means that the engine died and the request is tried again."""
+        if event.code not in ENGINE_DIED:
+            return False
+        return self._retries(request, EngineFailed(event.message), given)
+
+    def _retries(self, request: GenerationRequest, error: EngineFailed, given: bool) -> bool:
+        """What follows from a death. Raises `Quarantined` where it was the second."""
+        if error.code not in ENGINE_DIED:
+            return False
+        verdict = self.quarantine.died(request, self.placement.where(request.id), given)
+        self._recorder.add(RETRIES, model=self._model, verdict=str(verdict))
+        if verdict is Verdict.QUARANTINE:
+            raise Quarantined(QUARANTINED) from None
+        return verdict is Verdict.RETRY
+
+    def _bundle(self, tickets: list[Ticket]) -> None:
+        """All that are let in at this moment."""
+        self._batcher.bundle([(ticket.request, ticket.work) for ticket in tickets], self.placement.replicas)
+
+    def _decided(self, ticket: Ticket) -> None:
+        outcome = ticket.outcome
+        self._recorder.add(ADMISSIONS, model=self._model, outcome=str(outcome))
+        if outcome is Outcome.ADMITTED:
+            self._recorder.observe(QUEUE_SECONDS, ticket.waited_s, model=self._model)
+
+    def _set_capacity(self) -> None:
+        mine = share(self.placement.capacity, self._demands, self._ingress)
+        self.admission.set_capacity(mine, len({*self._demands, self._ingress}))
+        self._gate.turn()
+
+
+ENGINE_DIED = frozenset({EngineFailed.code, "engine_stopped"})
+"""Codes of errors after which the request may be tried elsewhere."""
+
+MOST_MOVES = 3
+"""Draining replicas that one request may meet."""
+
+QUARANTINED = "The engine stopped twice while it worked on this request; it is not tried again."
+
+
+async def _close(events: AsyncIterator[Event]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()

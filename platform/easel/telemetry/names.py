@@ -15,6 +15,9 @@ LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 
 STEP_BUCKETS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0, 40.0, 47.0, 48.0, 64.0, 96.0)
 """Denoising steps. 47 and 48 part canvases that ran to the checkpoint's cap from those that nearly did."""
 
+RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
+"""Of something real over what was expected."""
+
 
 class Kind(StrEnum):
     """What a metric is to Prometheus."""
@@ -108,6 +111,78 @@ PREEMPTIONS = Metric(
     "sequences",
     "Sequences that lost their seat for a while.",
     ("model",),
+)
+ESTIMATE_RATIO = Metric(
+    "easel_work_estimate_ratio",
+    Kind.HISTOGRAM,
+    "ratio",
+    "Work that a finished request took over what was expected when it came. 1 is right; the router's queue, placement "
+    "and scaling are as good as this.",
+    ("model",),
+    RATIO_BUCKETS,
+)
+ADMISSIONS = Metric(
+    "easel_admissions_total",
+    Kind.COUNTER,
+    "requests",
+    "Requests (one for each choice) by how their wait for a seat ended: `admitted`, `rejected_*` (never queued), "
+    "`evicted_*` (queued, then removed).",
+    ("model", "outcome"),
+)
+QUEUE_SECONDS = Metric(
+    "easel_queue_wait_seconds",
+    Kind.HISTOGRAM,
+    "seconds",
+    "Wait of admitted requests for a seat, at the ingress.",
+    ("model",),
+    LATENCY_BUCKETS,
+)
+QUEUED = Metric("easel_queued_requests", Kind.GAUGE, "requests", "Requests that an ingress holds.", ("model",))
+QUEUED_WORK = Metric(
+    "easel_queued_work",
+    Kind.GAUGE,
+    "units of work",
+    "Expected work of what an ingress holds: the queue depth.",
+    ("model",),
+)
+IN_FLIGHT = Metric(
+    "easel_in_flight_requests", Kind.GAUGE, "requests", "Requests of an ingress that are with replicas.", ("model",)
+)
+RETRIES = Metric(
+    "easel_request_retries_total",
+    Kind.COUNTER,
+    "requests",
+    "Requests whose replica died under them, by what became of them: `retry` (again elsewhere, unseen by the client), "
+    "`fail` (part of the answer was sent), `quarantine` (the second time).",
+    ("model", "verdict"),
+)
+TARGET_REPLICAS = Metric(
+    "easel_autoscaling_target_replicas",
+    Kind.GAUGE,
+    "replicas",
+    "Engine replicas that there are to be, as last decided.",
+    ("application",),
+)
+WANTED_REPLICAS = Metric(
+    "easel_autoscaling_wanted_replicas",
+    Kind.GAUGE,
+    "replicas",
+    "The same before rounding, bounds, delays and limits.",
+    ("application",),
+)
+SEEN_QUEUED_WORK = Metric(
+    "easel_autoscaling_queued_work",
+    Kind.GAUGE,
+    "units of work",
+    "Queued work of all ingresses, as the last decision saw it.",
+    ("application",),
+)
+SEEN_RUNNING_WORK = Metric(
+    "easel_autoscaling_running_work",
+    Kind.GAUGE,
+    "units of work",
+    "Remaining work with replicas, of all ingresses, as the last decision saw it.",
+    ("application",),
 )
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
