@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from easel.engine.native.config import ModelConfig, model_config
-from easel.engine.native.kernels.packing import pack_experts
+from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts
 from easel.engine.native.weights import GatedWeights, LayerWeights, ModelWeights
 
 CONFIG = {
@@ -95,16 +95,15 @@ def random_weights(config: ModelConfig, seed: int = 0) -> ModelWeights:
     )
 
 
-def random_codes(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes uint8 [..., K / 2] and E4M3 group scales [..., K / 16] of a random matrix, scales from 0.5 to 2."""
+def random_projection(*shape: int) -> Nvfp4:
+    """One of all experts, [experts, N, K], with group scales from 0.5 to 2 and weights of about 0.02."""
     codes = torch.randint(0, 256, (*shape[:-1], shape[-1] // 2), dtype=torch.uint8, device="cuda")
     scales = torch.rand(*shape[:-1], shape[-1] // 16, device="cuda").mul_(1.5).add_(0.5).to(torch.float8_e4m3fn)
-    return codes, scales
+    return Nvfp4(codes, scales, torch.full((shape[0],), 0.005, device="cuda"))
 
 
-def random_experts(config: ModelConfig):  # type: ignore[no-untyped-def]
-    """One layer's, packed."""
+def random_experts(config: ModelConfig) -> PackedExperts:
+    """One layer's."""
     count, wide, hidden = config.experts, config.expert_intermediate, config.hidden
-    whole = torch.full((count,), 0.005, device="cuda")  # codes are 2.9 on average: weights of about 0.02
-    gate_up, down = random_codes(count, 2 * wide, hidden), random_codes(count, hidden, wide)
-    return pack_experts(*gate_up, whole, whole, *down, whole)
+    gate, up = random_projection(count, wide, hidden), random_projection(count, wide, hidden)
+    return pack_experts(gate, up, random_projection(count, hidden, wide))

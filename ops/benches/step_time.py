@@ -23,8 +23,9 @@ from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.cuda_assembly import build_runner
 from easel.engine.native.cuda_runner import CudaRunner
 from easel.engine.native.kv_cache import KvCache
-from easel.engine.native.noise import PhiloxNoise
+from easel.engine.native.noise import DrawKey, PhiloxNoise
 from easel.engine.native.rules import RuleBook
+from easel.engine.native.sampler import Choice
 from easel.engine.native.scheduler import Limits, Scheduler
 from easel.protocol import Denoising, GenerationRequest
 from floor import ceilings, floor_ms
@@ -111,7 +112,13 @@ def fill(runner: CudaRunner, kv: KvCache, canvases: int, tokens: int) -> None:
             table[row, :kept] = range(row * kept, (row + 1) * kept)
             inputs.host[f"first_{pool.name}"][row] = (blocks - kept) * BLOCK_TOKENS
     inputs.upload()
-    runner.put_controls(canvases)
+    choice = Choice(0.6, 0.1, banned=runner.model.config.placeholder_ids)
+    for row in range(runner.end.canvases):
+        if row < canvases:
+            runner.end.controls.fill(row, choice, DrawKey(1, 0, 0, 1 + row))
+        else:
+            runner.end.controls.idle(row)
+    runner.end.controls.upload()
     torch.cuda.synchronize()
 
 
@@ -134,8 +141,7 @@ def graph_ms(runner: CudaRunner, kv: KvCache, canvases: int, tokens: int, replay
 
 def experts_touched(runner: CudaRunner, canvases: int) -> float:
     """Mean distinct experts of the last layer that the step's rows went to."""
-    chosen = runner.model.routing.chosen(canvases * 256)
-    return float(chosen.unique().numel())
+    return float(runner.model.routing.index[: canvases * 256].unique().numel())
 
 
 def breakdown(runner: CudaRunner, canvases: int, steps: int = 5) -> dict[str, float]:

@@ -66,6 +66,10 @@ class CudaRunner:
         self._ends: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._done = torch.cuda.Event()
+        self._host = {
+            name: torch.empty_like(getattr(end.found, name), device="cpu", pin_memory=True)
+            for name in ("argmax", "entropy", "accepted", "chosen", "top_ids", "top")
+        }
 
     def run(self, plan: Plan) -> dict[Sequence, StepResult]:
         """Do everything in the plan; returns what each denoised sequence's canvas came to."""
@@ -105,6 +109,17 @@ class CudaRunner:
             for canvases in sizes_up_to(self.end.canvases):
                 self._end_graph(canvases)
 
+    def step_graphs(self, canvases: int) -> Callable[[], None]:
+        """What launches a step over `canvases` canvases and nothing else, with the inputs as they lie: for benches."""
+        with torch.inference_mode():
+            forward, end = self._forward_graph(canvases, canvases), self._end_graph(canvases)
+
+        def launch() -> None:
+            forward.replay()
+            end.replay()
+
+        return launch
+
     def _canvas_sizes(self, groups: int) -> tuple[int, ...]:
         """For how many of `groups` groups a forward is captured as possible canvases: none, or all that can be."""
         return (0, min(groups, self.end.canvases))
@@ -128,12 +143,16 @@ class CudaRunner:
         groups = _at_least(count + len(encodes), sizes_up_to(inputs.groups))
         self._forward_graph(groups, self._canvas_sizes(groups)[1 if count else 0]).replay()
         if count:
-            self.end.controls.put(
-                [canvas_choice(s, self._defaults, self.model.config) for s in canvases],
-                [draw_key(s, s.step + 1) for s in canvases],
-                [s.rules.canvas_length for s in canvases],
-            )
-            self._end_graph(_at_least(count, sizes_up_to(self.end.canvases))).replay()
+            size = _at_least(count, sizes_up_to(self.end.canvases))
+            for row, sequence in enumerate(canvases):
+                choice = canvas_choice(sequence, self._defaults, self.model.config)
+                length = sequence.rules.canvas_length
+                self.end.controls.fill(row, choice, draw_key(sequence, sequence.step + 1), length, sequence.step == 0)
+            for row in range(count, size):
+                self.end.controls.idle(row)
+            self.end.controls.upload()
+            self._end_graph(size).replay()
+            self._fetch(canvases)
         self._done.record()
 
     def _seat_canvas(self, row: int, sequence: Sequence) -> None:
@@ -194,22 +213,35 @@ class CudaRunner:
         self._tokens.index_copy_(0, seats, found.canvas)
         self._soft.index_copy_(0, seats, found.soft.view(canvases, GROUP_ROWS, -1))
 
+    def _fetch(self, canvases: Items[Sequence]) -> None:
+        """Start copying what the step finds to the host, in stream order."""
+        found, count = self.end.found, len(canvases)
+        for name in ("argmax", "entropy", "accepted"):
+            self._host[name][:count].copy_(getattr(found, name)[:count], non_blocking=True)
+        if any(sequence.request.sampling.logprobs is not None for sequence in canvases):
+            for name in ("chosen", "top_ids", "top"):
+                self._host[name][:count].copy_(getattr(found, name)[:count], non_blocking=True)
+
     def _results(self, canvases: Items[Sequence]) -> dict[Sequence, StepResult]:
         """Wait for the step, and read what it found."""
-        if not canvases:
-            self._done.synchronize()
-            return {}
-        found = self.end.read(len(canvases))
+        self._done.synchronize()
         results = {}
         for row, sequence in enumerate(canvases):
             length, asked = sequence.rules.canvas_length, sequence.request.sampling.logprobs
             results[sequence] = StepResult(
-                found.argmax[row, :length].tolist(),
-                found.entropy[row, :length].tolist(),
-                found.accepted[row, :length].astype(bool).tolist(),
-                None if asked is None else _logprobs(found.best, row, length, asked),
+                self._host["argmax"][row, :length].tolist(),
+                self._host["entropy"][row, :length].tolist(),
+                self._host["accepted"][row, :length].bool().tolist(),
+                None if asked is None else self._logprobs(row, length, asked),
             )
         return results
+
+    def _logprobs(self, row: int, length: int, alternatives: int) -> tuple[TokenLogprob, ...]:
+        chosen, ids, tops = (self._host[name][row, :length].tolist() for name in ("chosen", "top_ids", "top"))
+        return tuple(
+            TokenLogprob(chosen[p], tuple(zip(ids[p][:alternatives], tops[p][:alternatives], strict=True)))
+            for p in range(length)
+        )
 
 
 def _tables(sequence: Sequence) -> Mapping[LayerKind, BlockTable]:
@@ -218,7 +250,3 @@ def _tables(sequence: Sequence) -> Mapping[LayerKind, BlockTable]:
 
 def _at_least(count: int, sizes: Items[int]) -> int:
     return next(size for size in sizes if size >= count)
-
-
-def _logprobs(best: object, row: int, length: int, alternatives: int) -> tuple[TokenLogprob, ...]:
-    raise NotImplementedError
