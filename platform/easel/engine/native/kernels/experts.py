@@ -1,0 +1,240 @@
+"""The routed experts of one layer, read as NVFP4: two grouped products and the weighted sum of each row.
+
+Weights are the products' rows (the 64 rows of a warpgroup's instruction, from registers), slots their columns: a tile
+of slots belongs to one expert and may be as narrow as its rows are few. A code becomes a bfloat16 in registers, exact
+with its group's scale; the experts' factors come last, in fp32. Each product runs over all its columns in one program,
+in one order: a row's result does not depend on which other rows there are.
+
+Owns: the products and the sum. Refuses to know: who chose the experts, and how files hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
+from easel.engine.native.kernels.packing import Nvfp4 as Nvfp4
+from easel.engine.native.kernels.packing import pack_experts as pack_experts
+from easel.engine.native.kernels.routing import Routing, most_tiles, tile_slots
+from easel.engine.native.kernels.routing import route as route
+
+_BIAS = tl.constexpr(SCALE_BIAS | SCALE_BIAS << 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What lies between the products, for up to `rows` rows."""
+
+    wide: torch.Tensor
+    """bf16 [rows * top_k, padded width]: `gelu(gate x) * up x` of each slot."""
+    narrow: torch.Tensor
+    """bf16 [rows * top_k, hidden]: the expert's output of each slot."""
+
+    @classmethod
+    def for_rows(cls, rows: int, top_k: int, width: int, hidden: int, device: torch.device | str) -> Workspace:
+        """For experts of `width` columns between gate and down."""
+        padded = -(-width // TILE_COLUMNS) * TILE_COLUMNS
+        pairs = rows * top_k
+        return cls(
+            torch.zeros(pairs, padded, dtype=torch.bfloat16, device=device),
+            torch.zeros(pairs, hidden, dtype=torch.bfloat16, device=device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one product is run. Chosen by the number of rows alone."""
+
+    warps: int
+    stages: int
+
+
+FORCED_SHAPE: Shape | None = None
+
+
+def shapes(tile: int) -> tuple[Shape, Shape]:
+    """Of gate and up, and of down, for tiles of that many slots."""
+    if FORCED_SHAPE is not None:
+        return FORCED_SHAPE, FORCED_SHAPE
+    if tile >= 128:
+        return Shape(8, 4), Shape(8, 4)
+    return Shape(4, 5), Shape(4, 5)
+
+
+def run_experts(
+    x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace, out: torch.Tensor
+) -> None:
+    """`out[r] = sum over k of weights[r, k] * expert[index[r, k]](x[r])`; zeros in rows that hold nothing.
+
+    `x`, `out` bf16 [rows, hidden]; `routing` filled by `route` for the same rows. Raises `ValueError` for other shapes.
+    """
+    rows, hidden = x.shape
+    top_k = routing.weights.shape[1]
+    if hidden != packed.hidden or out.shape != x.shape or x.stride(1) != 1 or out.stride(1) != 1:
+        raise ValueError(f"x {list(x.shape)} and out {list(out.shape)} do not fit experts of {packed.hidden} columns")
+    if routing.weights.shape[0] < rows or workspace.wide.shape[0] < rows * top_k:
+        raise ValueError(f"routing and workspace are made for fewer than {rows} rows")
+    for launch in launches(x, routing, packed, workspace, out):
+        launch()
+
+
+def launches(
+    x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace, out: torch.Tensor
+) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+    """The three launches of `run_experts`, which checks what these take for granted: a bench times them apart."""
+    rows, hidden = x.shape
+    top_k = routing.weights.shape[1]
+    tile = tile_slots(rows, packed.experts, top_k)
+    most = most_tiles(rows, packed.experts, top_k)
+    first, second = shapes(tile)
+
+    def gate_up() -> None:
+        _launch(x, packed.gate_up, workspace.wide, routing, first, tile, most, gated=True)
+
+    def down() -> None:
+        _launch(workspace.wide, packed.down, workspace.narrow, routing, second, tile, most, gated=False)
+
+    def weighted_sum() -> None:
+        block = min(1024, triton.next_power_of_2(hidden))
+        _sum[(rows, triton.cdiv(hidden, block))](
+            workspace.narrow, routing.weights, routing.index, routing.slot, out, hidden, workspace.narrow.stride(0),
+            out.stride(0), TOP_K=top_k, BLOCK=block, num_warps=4,
+        )  # fmt: skip
+
+    return gate_up, down, weighted_sum
+
+
+def _launch(
+    x: torch.Tensor,
+    matrix: PackedMatrix,
+    out: torch.Tensor,
+    routing: Routing,
+    shape: Shape,
+    tile: int,
+    most: int,
+    gated: bool,
+) -> None:
+    row_tiles, column_tiles = matrix.words.shape[1:3]
+    _grouped[(most * row_tiles,)](
+        x, matrix.words, matrix.scales, matrix.factors, out, routing.row, routing.tiles, routing.used,
+        row_tiles, column_tiles, x.shape[1], out.shape[1], x.stride(0), out.stride(0), routing.tiles.stride(0),
+        SLOTS=tile, STAGES=shape.stages, GATED=gated, EVEN=x.shape[1] % TILE_COLUMNS == 0, ASSEMBLER=x.is_cuda,
+        num_warps=shape.warps,
+    )  # fmt: skip
+
+
+@triton.jit
+def _weights(words, scales, J: tl.constexpr, ASSEMBLER: tl.constexpr):
+    """Columns 16 J to 16 J + 15 of a tile: codes times group scales, times 2^-7.
+
+    bf16 on a GPU. The same numbers in fp32 under the interpreter, which knows no assembler and no product of bf16.
+    """
+    # Twice the same bfloat16, for the two columns that an instruction multiplies.
+    scale = ((scales >> (8 * J)) & 0xFF) * 0x00100010 + _BIAS
+    scale = tl.broadcast_to(scale[:, None], words.shape)
+    if ASSEMBLER:
+        if J == 0:
+            return tl.inline_asm_elementwise(
+                "{ .reg .b32 t; and.b32 t, $1, 0x81C081C0; mul.rn.bf16x2 $0, t, $2; }",
+                "=r,r,r,r", [words, scale], dtype=tl.bfloat16, is_pure=True, pack=2,
+            )  # fmt: skip
+        elif J == 1:  # noqa: RET505 - branches of a constant: only one is compiled
+            return tl.inline_asm_elementwise(
+                "{ .reg .b32 t; shl.b32 t, $1, 3; and.b32 t, t, 0x81C081C0; mul.rn.bf16x2 $0, t, $2; }",
+                "=r,r,r,r", [words, scale], dtype=tl.bfloat16, is_pure=True, pack=2,
+            )  # fmt: skip
+        elif J == 2:
+            return tl.inline_asm_elementwise(
+                "{ .reg .b32 t, u; shl.b32 t, $1, 6; and.b32 t, t, 0x01C001C0; shl.b32 u, $1, 2;"
+                " lop3.b32 t, u, 0x80008000, t, 0xEA; mul.rn.bf16x2 $0, t, $2; }",
+                "=r,r,r,r", [words, scale], dtype=tl.bfloat16, is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            return tl.inline_asm_elementwise(
+                "{ .reg .b32 t, u; shr.b32 t, $1, 3; and.b32 t, t, 0x01C001C0; shl.b32 u, $1, 1;"
+                " lop3.b32 t, u, 0x80008000, t, 0xEA; mul.rn.bf16x2 $0, t, $2; }",
+                "=r,r,r,r", [words, scale], dtype=tl.bfloat16, is_pure=True, pack=2,
+            )  # fmt: skip
+    else:
+        word = words.to(tl.int32)
+        if J == 0:
+            bits = word & 0x81C0
+        elif J == 1:
+            bits = (word << 3) & 0x81C0
+        elif J == 2:
+            bits = ((word << 6) & 0x01C0) | ((word << 2) & 0x8000)
+        else:
+            bits = ((word >> 3) & 0x01C0) | ((word << 1) & 0x8000)
+        code = (bits << 16).to(tl.float32, bitcast=True)
+        return code * (scale & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _grouped(
+    x, words, scales, factors, out, slot_row, tiles, used,
+    row_tiles, column_tiles, columns, out_columns, x_stride, out_stride, tiles_stride,
+    SLOTS: tl.constexpr, STAGES: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr, ASSEMBLER: tl.constexpr,
+):  # fmt: skip
+    """One tile of 128 weight rows by SLOTS slots. GATED: `x` is gathered by row, and gate and up become one."""
+    tile = tl.program_id(0) // row_tiles
+    part = tl.program_id(0) % row_tiles
+    if tile >= tl.load(used):
+        return
+    expert = tl.load(tiles + tile)
+    slot = tl.load(tiles + tiles_stride + tile) + tl.arange(0, SLOTS)
+    live = slot < tl.load(tiles + 2 * tiles_stride + tile)
+    row = tl.load(slot_row + slot, mask=live, other=0) if GATED else slot
+    half = tl.arange(0, 64)
+    k = tl.arange(0, 16)
+    block = (expert * row_tiles + part).to(tl.int64) * column_tiles
+    word_at = words + block * 2048 + tl.arange(0, 128)[:, None] * 16 + k[None, :]
+    scale_at = scales + block * 128 + tl.arange(0, 128)
+    x_at = x + row[None, :].to(tl.int64) * x_stride + k[:, None]
+    total = tl.zeros((128, SLOTS), tl.float32)
+    for step in tl.range(0, column_tiles, num_stages=STAGES):
+        word = tl.load(word_at + step * 2048)
+        scale = tl.load(scale_at + step * 128)
+        for j in tl.static_range(4):
+            some = live[None, :] if EVEN else live[None, :] & (step * 64 + j * 16 + k < columns)[:, None]
+            inputs = tl.load(x_at + step * 64 + j * 16, mask=some, other=0.0)
+            if not ASSEMBLER:
+                inputs = inputs.to(tl.float32)
+            total = tl.dot(_weights(word, scale, j, ASSEMBLER), inputs, total)
+    factor = tl.load(factors + expert * 2)
+    out_at = out + slot[None, :].to(tl.int64) * out_stride
+    if GATED:
+        gate, up = tl.split(tl.permute(tl.reshape(total, (2, 64, SLOTS)), (1, 2, 0)))
+        gate *= factor
+        up *= tl.load(factors + expert * 2 + 1)
+        # gelu by tanh: 0.5 x (1 + tanh y) = x sigmoid(2 y)
+        inner = 1.5957691216057308 * gate * (1.0 + 0.044715 * gate * gate)
+        value = gate / (1.0 + tl.exp(-tl.maximum(inner, -80.0))) * up
+        column = part * 64 + half
+        tl.store(out_at + column[:, None], value.to(tl.bfloat16), mask=live[None, :])
+    else:
+        column = part * 128 + tl.arange(0, 128)
+        inside = live[None, :] & (column < out_columns)[:, None]
+        tl.store(out_at + column[:, None], (total * factor).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def _sum(
+    narrow, weights, index, slot, out, hidden, narrow_stride, out_stride, TOP_K: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The weighted sum of a row's slots, in the order of k."""
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < hidden
+    total = tl.zeros((BLOCK,), tl.float32)
+    for k in tl.static_range(TOP_K):
+        pair = row * TOP_K + k
+        live = tl.load(index + pair) >= 0
+        here = tl.load(slot + pair).to(tl.int64)
+        value = tl.load(narrow + here * narrow_stride + column, mask=inside & live, other=0.0)
+        total += tl.load(weights + pair) * value.to(tl.float32)
+    tl.store(out + row.to(tl.int64) * out_stride + column, total.to(tl.bfloat16), mask=inside)
