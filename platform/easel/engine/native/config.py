@@ -75,6 +75,10 @@ class Quantisation:
 
     format: Literal["nvfp4"]
     group: int = 16
+    layout: Literal["modelopt", "compressed-tensors"] = "modelopt"
+    """Whose names the tensors have, and whether the global scale multiplies or divides."""
+    input_scales: bool = True
+    """Whether scales for activations lie beside the weights. They are checked and not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +315,27 @@ def _quantisation(inline: Any, beside: Mapping[str, Any] | None, where: str) -> 
         entry = _Reader(beside, "hf_quant_config.json").section("quantization")
     else:
         entry = _Reader({"quantization_config": inline}, where).section("quantization_config")
-        entry.among("quant_method", ("modelopt", "modelopt_fp4"))
+        if entry.among("quant_method", ("modelopt", "modelopt_fp4", "compressed-tensors")) == "compressed-tensors":
+            return _compressed_tensors(entry)
     entry.among("quant_algo", ("NVFP4",))
     entry.among("group_size", (16,), 16)
     return Quantisation("nvfp4")
+
+
+def _compressed_tensors(entry: _Reader) -> Quantisation:
+    """The layout of llm-compressor: one group of layers, all in NVFP4, activations quantised or not."""
+    entry.among("format", ("nvfp4-pack-quantized",))
+    entry.among("kv_cache_scheme", (None,))
+    groups = entry.section("config_groups")
+    if len(groups.data) != 1:
+        raise entry.refuse("config_groups", f"one group is supported, not {len(groups.data)}")
+    group = groups.section(next(iter(groups.data)))
+    weights = group.section("weights")
+    for key, value in {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group"}.items():
+        weights.among(key, (value,))
+    return Quantisation(
+        "nvfp4", layout="compressed-tensors", input_scales=group.data.get("input_activations") is not None
+    )
 
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:

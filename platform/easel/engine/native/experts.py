@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import gelu, linear
 
+from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.weights import ExpertWeights
 
 
@@ -25,11 +26,16 @@ def route(
     return weights * per_expert_scale[index], index
 
 
-def run_experts(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, experts: ExpertWeights) -> torch.Tensor:
+def run_experts(
+    rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, experts: ExpertWeights | PackedExperts
+) -> torch.Tensor:
     """`sum over k of weights[r, k] * expert[index[r, k]](rows[r])`, [rows, hidden].
 
     Rows are sorted by expert, so that each expert is two products over its own rows; experts without rows cost nothing.
+    Raises `TypeError` for packed experts: only the kernel reads those.
     """
+    if isinstance(experts, PackedExperts):
+        raise TypeError("packed experts are read by kernels.experts.run_experts alone")
     top_k, count = index.shape[1], experts.down.shape[0]
     flat = index.flatten()
     order = flat.argsort(stable=True)  # [pairs]: (row, k) pairs, one expert's after another's

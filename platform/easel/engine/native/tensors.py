@@ -22,6 +22,23 @@ scalars in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
+class Nvfp4Names:
+    """What one matrix's tensors are called."""
+
+    codes: str
+    scales: str
+    scale_2: str
+    input_scale: str
+
+
+NVFP4_NAMES: Mapping[str, Nvfp4Names] = {
+    "modelopt": Nvfp4Names("weight", "weight_scale", "weight_scale_2", "input_scale"),
+    # Its global scale is what the weights were multiplied by: one over the other layout's.
+    "compressed-tensors": Nvfp4Names("weight_packed", "weight_scale", "weight_global_scale", "input_global_scale"),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """One tensor of the table."""
 
@@ -103,7 +120,8 @@ def _experts(prefix: str, config: ModelConfig) -> Iterator[tuple[str, Expected]]
         yield prefix + "gate_up_proj", Expected((config.experts, 2 * wide, hidden))
         yield prefix + "down_proj", Expected((config.experts, hidden, wide))
         return
-    group = config.quantisation.group
+    quantisation = config.quantisation
+    names = NVFP4_NAMES[quantisation.layout]
     for expert in range(config.experts):
         for part, (rows, columns) in {
             "gate_proj": (wide, hidden),
@@ -111,10 +129,11 @@ def _experts(prefix: str, config: ModelConfig) -> Iterator[tuple[str, Expected]]
             "down_proj": (hidden, wide),
         }.items():
             name = f"{prefix}{expert}.{part}."
-            yield name + "weight", Expected((rows, columns // 2), "codes")
-            yield name + "weight_scale", Expected((rows, columns // group), "scales")
-            yield name + "weight_scale_2", Expected((), "scalar")
-            yield name + "input_scale", Expected((), "scalar")
+            yield name + names.codes, Expected((rows, columns // 2), "codes")
+            yield name + names.scales, Expected((rows, columns // quantisation.group), "scales")
+            yield name + names.scale_2, Expected((), "scalar")
+            if quantisation.input_scales:
+                yield name + names.input_scale, Expected((), "scalar")
 
 
 def _vision(vision: VisionConfig, text_hidden: int) -> Iterator[tuple[str, Expected]]:

@@ -19,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 
 from easel.engine.native import nvfp4
 from easel.engine.native.config import LayerConfig, ModelConfig, read_json
+from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts
 from easel.engine.native.tensors import (
     DECODER,
     ENCODER_TEXT,
+    NVFP4_NAMES,
     Expected,
     Stored,
     expected_tensors,
@@ -74,7 +76,8 @@ class LayerWeights:
     router: torch.Tensor  # [experts, hidden]
     per_expert_scale: torch.Tensor  # [experts], fp32
     experts_norm: torch.Tensor
-    experts: ExpertWeights
+    experts: ExpertWeights | PackedExperts
+    """Packed where kernels read NVFP4: on a GPU, from a quantised checkpoint."""
     experts_post_norm: torch.Tensor
     post_norm: torch.Tensor
     encode_scalar: torch.Tensor  # [1]
@@ -213,17 +216,45 @@ class _Layout:
             decode_scalar=self.float(prefix + "layer_scalar"),
         )
 
-    def experts(self, prefix: str) -> ExpertWeights:
+    def experts(self, prefix: str) -> ExpertWeights | PackedExperts:
         config = self.config
         if config.quantisation is None:
             return ExpertWeights(self.float(prefix + "gate_up_proj"), self.float(prefix + "down_proj"))
+        parts = [self.quantised(prefix, part) for part in ("gate_proj", "up_proj", "down_proj")]
+        if torch.device(self.device).type == "cuda":
+            try:
+                return pack_experts(*parts)
+            except ValueError as error:
+                raise ConfigurationError(f"{prefix}*: {error}") from None
         count, wide, hidden = config.experts, config.expert_intermediate, config.hidden
         gate_up = torch.empty(count, 2 * wide, hidden, dtype=self.dtype, device=self.device)
         down = torch.empty(count, hidden, wide, dtype=self.dtype, device=self.device)
-        for expert in range(config.experts):
-            gate, up = gate_up[expert].chunk(2)
-            for part, target in (("gate_proj", gate), ("up_proj", up), ("down_proj", down[expert])):
-                name = f"{prefix}{expert}.{part}.weight"
-                codes, scales, scale_2 = (self.files.read(name + suffix) for suffix in ("", "_scale", "_scale_2"))
+        for expert in range(count):
+            for part, target in zip(parts, (*gate_up[expert].chunk(2), down[expert]), strict=True):
+                codes, scales, scale_2 = part.codes[expert], part.scales[expert], part.scale_2[expert]
                 target.copy_(nvfp4.dequantise(codes, scales, scale_2, config.quantisation.group))
         return ExpertWeights(gate_up, down)
+
+    def quantised(self, prefix: str, part: str) -> Nvfp4:
+        """One projection of all experts of a layer, on the device."""
+        assert self.config.quantisation is not None
+        layout = self.config.quantisation.layout
+        names = NVFP4_NAMES[layout]
+
+        def all_experts(suffix: str) -> torch.Tensor:
+            # Stored bytes are stacked before they move: a copy for each of 128 small tensors would take longer.
+            return torch.stack(
+                [self.files.read(f"{prefix}{expert}.{part}.{suffix}") for expert in range(self.config.experts)]
+            )
+
+        scales = all_experts(names.scales).view(torch.uint8)
+        scale_2 = all_experts(names.scale_2).float().reshape(-1)
+        if layout == "compressed-tensors":
+            if not bool((scale_2 > 0).all()):
+                raise ConfigurationError(f"{prefix}*.{part}.{names.scale_2}: a number above zero is needed")
+            scale_2 = scale_2.reciprocal()
+        return Nvfp4(
+            all_experts(names.codes).to(self.device),
+            scales.to(self.device).view(torch.float8_e4m3fn),
+            scale_2.to(self.device),
+        )

@@ -12,6 +12,7 @@ from transformers.models.diffusion_gemma.configuration_diffusion_gemma import Di
 from easel.engine.native.config import (
     GenerationDefaults,
     LayerConfig,
+    Quantisation,
     Rope,
     generation_defaults,
     model_config,
@@ -80,6 +81,19 @@ def test_refuses_by_name(key: str, text: dict[str, Any]) -> None:
     assert caught.value.param == key
 
 
+def _compressed(**changes: Any) -> dict[str, Any]:
+    """A quantization_config in the layout of compressed-tensors; weights' keys go to its one group."""
+    weights = {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group", "symmetric": True}
+    weights |= {key: changes.pop(key) for key in list(changes) if key in weights}
+    group = {"weights": weights, "input_activations": {"num_bits": 4, "dynamic": "local"}, "targets": ["Linear"]}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "kv_cache_scheme": None,
+        "config_groups": {"group_0": group},
+    } | changes
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -87,7 +101,16 @@ def test_refuses_by_name(key: str, text: dict[str, Any]) -> None:
         ("text_config", {"text_config": None}),
         ("tie_word_embeddings", {"tie_word_embeddings": False}),
         ("model_type", {"vision_config": {"model_type": "siglip"}}),
-        ("quant_method", {"quantization_config": {"quant_method": "compressed-tensors"}}),
+        ("quant_method", {"quantization_config": {"quant_method": "gptq"}}),
+        ("format", {"quantization_config": _compressed(format="pack-quantized")}),
+        ("kv_cache_scheme", {"quantization_config": _compressed(kv_cache_scheme={"num_bits": 8})}),
+        ("config_groups", {"quantization_config": _compressed(config_groups=None)}),
+        ("config_groups", {"quantization_config": _compressed(config_groups={})}),
+        ("weights", {"quantization_config": _compressed(config_groups={"group_0": {}})}),
+        ("num_bits", {"quantization_config": _compressed(num_bits=8)}),
+        ("type", {"quantization_config": _compressed(type="int")}),
+        ("group_size", {"quantization_config": _compressed(group_size=32)}),
+        ("strategy", {"quantization_config": _compressed(strategy="group")}),
         ("quant_algo", {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}),
         ("quantization_config", {"quantization_config": "nvfp4"}),
     ],
@@ -104,6 +127,16 @@ def test_quantisation_is_read_from_either_place() -> None:
         == model_config(_data(), {"quantization": {"quant_algo": "NVFP4"}}).quantisation
     )
     assert model_config(_data()).quantisation is None
+
+
+def test_compressed_tensors_is_read_with_and_without_scales_for_activations() -> None:
+    both = _compressed()
+    assert model_config(_data() | {"quantization_config": both}).quantisation == Quantisation(
+        "nvfp4", 16, "compressed-tensors", input_scales=True
+    )
+    both["config_groups"]["group_0"]["input_activations"] = None
+    only_weights = model_config(_data() | {"quantization_config": both}).quantisation
+    assert only_weights == Quantisation("nvfp4", 16, "compressed-tensors", input_scales=False)
 
 
 def test_generation_defaults_come_from_the_file_and_else_from_the_reference() -> None:

@@ -15,9 +15,11 @@ from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaConfig
 
 from easel.engine.native.config import model_config, read_model_config
+from easel.engine.native.experts import run_experts
+from easel.engine.native.kernels.packing import pack_experts, unpack_matrix
 from easel.engine.native.nvfp4 import E2M1, dequantise
 from easel.engine.native.tensors import expected_tensors, tied_copies, vision_tensors
-from easel.engine.native.weights import load_weights
+from easel.engine.native.weights import _Files, _Layout, load_weights
 from easel.errors import ConfigurationError
 from tests.unit.engine.native.tiny import TEXT, VISION
 
@@ -231,6 +233,87 @@ def test_experts_in_nvfp4_are_what_the_format_says(folder: Path) -> None:
         prefix = f"model.decoder.layers.{index}.experts."
         torch.testing.assert_close(layer.experts.gate_up, expected[prefix + "gate_up_proj"])
         torch.testing.assert_close(layer.experts.down, expected[prefix + "down_proj"])
+
+
+COMPRESSED: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "nvfp4-pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "weights": {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group"},
+            "input_activations": {"num_bits": 4},
+        }
+    },
+}
+
+
+def _to_compressed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights by compressed-tensors' names. Scalars have one element there, and the global one divides."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".weight_scale_2"):
+            renamed[name.removesuffix("_scale_2") + "_global_scale"] = tensor.reciprocal().view(1)
+        elif name.endswith(".input_scale"):
+            renamed[name.removesuffix("scale") + "global_scale"] = tensor.reciprocal().view(1)
+        elif tensor.dtype == torch.uint8:
+            renamed[name + "_packed"] = tensor
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+@pytest.fixture
+def both_layouts(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The same random NVFP4 experts as modelopt and as compressed-tensors write them."""
+    tensors = load_file(folder / "model.safetensors")
+    _quantise(tensors)
+    for name in tensors:
+        if name.endswith(".weight_scale_2"):  # powers of two: their reciprocals are exact
+            tensors[name] = torch.tensor(2.0 ** -(3 + len(tensors) % 5))
+    other = Path(shutil.copytree(folder, tmp_path / "compressed"))
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "hf_quant_config.json").write_text(
+        json.dumps({"quantization": {"quant_algo": "NVFP4", "group_size": 16}})
+    )
+    save_file(_to_compressed(tensors), other / "model.safetensors")
+    config = json.loads((other / "config.json").read_text()) | {"quantization_config": COMPRESSED}
+    (other / "config.json").write_text(json.dumps(config))
+    return folder, other
+
+
+def test_both_layouts_of_nvfp4_give_equal_weights(both_layouts: tuple[Path, Path]) -> None:
+    modelopt, compressed = (_load(folder) for folder in both_layouts)
+    for ours, theirs in zip(modelopt.layers, compressed.layers, strict=True):
+        assert torch.equal(ours.experts.gate_up, theirs.experts.gate_up)
+        assert torch.equal(ours.experts.down, theirs.experts.down)
+
+
+def test_compressed_tensors_is_refused_by_name_where_a_tensor_is_missing_or_its_scale_is_not_one(
+    both_layouts: tuple[Path, Path],
+) -> None:
+    name = "model.decoder.layers.1.experts.3.up_proj.weight_global_scale"
+    _change(both_layouts[1], lambda tensors: tensors[name].zero_())
+    with pytest.raises(ConfigurationError, match=r"layers\.1\.experts\.\*\.up_proj\.weight_global_scale"):
+        _load(both_layouts[1])
+    _change(both_layouts[1], lambda tensors: tensors.pop(name))
+    with pytest.raises(ConfigurationError, match=f"missing: {name}"):
+        _load(both_layouts[1])
+
+
+def test_packed_experts_hold_what_unpacked_ones_do(both_layouts: tuple[Path, Path]) -> None:
+    for folder in both_layouts:
+        config, weights = read_model_config(folder), _load(folder)
+        files = _Files(folder)
+        layout = _Layout(files, config, torch.float32, "cpu")
+        for layer, unpacked in zip(config.layers, weights.layers, strict=True):
+            prefix = f"model.decoder.layers.{layer.index}.experts."
+            packed = pack_experts(*(layout.quantised(prefix, f"{part}_proj") for part in ("gate", "up", "down")))
+            wide, hidden = config.expert_intermediate, config.hidden
+            tiles = unpack_matrix(packed.gate_up).view(config.experts, -1, 2, 64, 64)[:, 0, :, :wide, :hidden]
+            assert torch.equal(tiles.flatten(1, 2), unpacked.experts.gate_up)
+            assert torch.equal(unpack_matrix(packed.down)[:, :hidden, :wide], unpacked.experts.down)
+            with pytest.raises(TypeError, match="kernels"):
+                run_experts(torch.ones(1, hidden), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1), packed)
 
 
 def test_dequantised_codes_are_exact_in_bfloat16_without_the_global_scale() -> None:

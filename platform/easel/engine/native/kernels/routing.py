@@ -51,6 +51,7 @@ class Routing:
 
 
 FORCED_TILE: int | None = None
+"""What a bench tries instead."""
 
 
 def tile_slots(rows: int, experts: int, top_k: int) -> int:
@@ -58,7 +59,7 @@ def tile_slots(rows: int, experts: int, top_k: int) -> int:
     if FORCED_TILE is not None:
         return FORCED_TILE
     each = rows * top_k / experts
-    return 32 if each <= 24 else 64 if each <= 48 else 128
+    return 32 if each <= 24 else 64 if each <= 160 else 128
 
 
 def most_tiles(rows: int, experts: int, top_k: int) -> int:
