@@ -38,19 +38,19 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def number(controls, canvas, word):  # type: ignore[no-untyped-def]
+def number(controls, canvas, word):
     """The fp32 word `word` of a canvas's row of controls."""
     return tl.load(controls + canvas * WORDS + word).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def live_canvases(count, first, most):  # type: ignore[no-untyped-def]
+def live_canvases(count, first, most):
     """How many of the slots `first` to `first + most` hold a canvas."""
     return tl.minimum(tl.maximum(tl.load(count) - first, 0), most)
 
 
 @triton.jit
-def ceiling_of(ceilings, controls, canvas, position, canvases):  # type: ignore[no-untyped-def]
+def ceiling_of(ceilings, controls, canvas, position, canvases):
     """The most that z can be at `position` (a block or a scalar) of `canvas`."""
     early = position < tl.load(controls + canvas * WORDS + EARLY)
     ceiling = tl.where(early, tl.load(ceilings + canvases + canvas), tl.load(ceilings + canvas))
@@ -58,7 +58,7 @@ def ceiling_of(ceilings, controls, canvas, position, canvases):  # type: ignore[
 
 
 @triton.jit
-def fill_offsets(controls, banned, late, early, softcap, vocab, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def fill_offsets(controls, banned, late, early, softcap, vocab, width, BLOCK: tl.constexpr):
     """What is added to every canvas's z, before its own biases: the cap, or -inf for what must not be.
 
     `banned` fp32 [vocab] is 0 or -inf; `late` and `early` fp32 [canvases, width] are written. Grid (canvases, blocks).
@@ -73,10 +73,10 @@ def fill_offsets(controls, banned, late, early, softcap, vocab, width, BLOCK: tl
         tl.store(early + canvas * width + columns, offsets, mask=columns < width)
 
 
-@triton.jit
-def add_biases(controls, banned, late, early, ceilings, slots, count, softcap, width, canvases,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["canvases"])
+def add_biases(controls, banned, late, early, ceilings, slots, count, softcap, width, canvases,
                PAIRS: tl.constexpr, TOKENS: tl.constexpr):  # fmt: skip
-    """Each canvas's biases and stop tokens into its offsets, its ceilings [2, canvases], and its slot. Grid (canvases,).
+    """Each canvas's biases and stops into its offsets, its ceilings [2, canvases], and its slot. Grid (canvases,).
 
     `slots` int32 lists the active canvases, `count` says how many there are.
     """
@@ -113,10 +113,11 @@ def add_biases(controls, banned, late, early, ceilings, slots, count, softcap, w
         tl.store(ceilings + canvases + canvas, tl.maximum(tl.max(left), cap))
 
 
-@triton.jit
-def head_tiles(hidden, embedding, masses, largest, sums, spreads, places, late, early, ceilings, controls, slots, count,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most", "canvases"])
+def head_tiles(hidden, embedding, masses, largest, sums, spreads, places, late, early, ceilings, controls, slots, count,
                first, most, canvases, softcap, steepness, width, tiles, HIDDEN: tl.constexpr,
-               M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FLATTEN: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+               M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+               FLATTEN: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     """Logits of the canvases in slots `first` to `first + most`, tile by tile, by as many programs as there are.
 
     `hidden` and `embedding` are tensor descriptors with blocks [M, K] and [N, K]. Written, by slot from `first`:

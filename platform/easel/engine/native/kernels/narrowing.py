@@ -22,7 +22,7 @@ BEST = tl.constexpr(64)
 
 
 @triton.jit
-def _weight(bits, peak, inverse_temperature):  # type: ignore[no-untyped-def]
+def _weight(bits, peak, inverse_temperature):
     """Mass relative to the row's best, to the power of 1 / temperature. 0 for a mass of 0."""
     value = (bits << 16).to(tl.float32, bitcast=True)
     power = tl.exp2((tl.log2(tl.maximum(value, 1e-37)) - peak) * inverse_temperature)
@@ -30,7 +30,7 @@ def _weight(bits, peak, inverse_temperature):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _bits(masses, largest, shift, low, start, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _bits(masses, largest, shift, low, start, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
     """Bits [TOGETHER, N] of the tiles from `start`; 0 for tiles in which all are below `low`."""
     tile = start + tl.arange(0, TOGETHER)
     tops = tl.load(largest + tile, mask=tile < tiles, other=float("-inf"))
@@ -42,7 +42,7 @@ def _bits(masses, largest, shift, low, start, tiles, N: tl.constexpr, TOGETHER: 
 
 
 @triton.jit
-def _count(masses, largest, shift, low, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _count(masses, largest, shift, low, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
     """How many tokens have bits of at least `low`, which is at least 1."""
     number = tl.zeros((TOGETHER, N), dtype=tl.int32)
     for start in range(0, tiles, TOGETHER):
@@ -51,7 +51,7 @@ def _count(masses, largest, shift, low, tiles, N: tl.constexpr, TOGETHER: tl.con
 
 
 @triton.jit
-def _above(masses, largest, shift, low, peak, inverse_temperature, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _above(masses, largest, shift, low, peak, inverse_temperature, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
     """The weight of the tokens that have bits of at least `low`, which is at least 1."""
     weight = tl.zeros((TOGETHER, N), dtype=tl.float32)
     for start in range(0, tiles, TOGETHER):
@@ -61,7 +61,7 @@ def _above(masses, largest, shift, low, peak, inverse_temperature, tiles, N: tl.
 
 
 @triton.jit
-def _kth(masses, largest, shift, k, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _kth(masses, largest, shift, k, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
     """Bits of the k-th largest mass; 0 where fewer have any."""
     low, high = tl.full([], 0, tl.int32), tl.full([], INFINITY, tl.int32)
     for _ in range(15):
@@ -73,7 +73,7 @@ def _kth(masses, largest, shift, k, tiles, N: tl.constexpr, TOGETHER: tl.constex
 
 
 @triton.jit
-def _walk(masses, largest, shift, low, tie, ties, least, peak, inverse_temperature, target, tiles,  # type: ignore[no-untyped-def]
+def _walk(masses, largest, shift, low, tie, ties, least, peak, inverse_temperature, target, tiles,
           N: tl.constexpr, TOGETHER: tl.constexpr):  # fmt: skip
     """The weight of all that is kept; and of the first block whose end is past `target`: its start, the weight and the
     ties before it."""
@@ -94,7 +94,7 @@ def _walk(masses, largest, shift, low, tie, ties, least, peak, inverse_temperatu
 
 
 @triton.jit
-def _kept(bits, low, tie, ties, least, peak, inverse_temperature):  # type: ignore[no-untyped-def]
+def _kept(bits, low, tie, ties, least, peak, inverse_temperature):
     """Weights of a block's tokens, 0 for those left out, and how many have exactly the bits `tie`: of those, the first
     `ties` in the order of their ids stay."""
     weights = _weight(bits, peak, inverse_temperature)
@@ -106,7 +106,7 @@ def _kept(bits, low, tie, ties, least, peak, inverse_temperature):  # type: igno
 
 
 @triton.jit
-def draw_narrowed(masses, largest, shift, peak, uniform, inverse_temperature, top_k, top_p, min_p, tiles,  # type: ignore[no-untyped-def]
+def draw_narrowed(masses, largest, shift, peak, uniform, inverse_temperature, top_k, top_p, min_p, tiles,
                   N: tl.constexpr, TOGETHER: tl.constexpr):  # fmt: skip
     """A token of one row. `masses` int16 and `largest` fp32 begin at the row; `peak` is log2 of its best mass.
     `shift` makes log2 of a tile's best mass of its `largest`."""
@@ -156,8 +156,8 @@ def draw_narrowed(masses, largest, shift, peak, uniform, inverse_temperature, to
     return (found + at) * N + token
 
 
-@triton.jit
-def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratch_bits, controls, slots, count,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most"])
+def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratch_bits, controls, slots, count,
                 first, most, vocab, width, tiles, N: tl.constexpr, TILES: tl.constexpr,
                 TOGETHER: tl.constexpr):  # fmt: skip
     """The BEST likeliest tokens of each position whose canvas asks, best first, the lower id first among equals.

@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def philox_words(position, step, canvas, choice, seed_low, seed_high):  # type: ignore[no-untyped-def]
+def philox_words(position, step, canvas, choice, seed_low, seed_high):
     """Words 0 and 2 for each `position` (a block); the other arguments are scalars. All are 32-bit words.
 
     Returns two uint64 blocks with values below 2**32.

@@ -35,8 +35,8 @@ from easel.engine.native.kernels.philox import philox_words
 LN2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
-def sum_up_rows(largest, sums, spreads, places, ceilings, controls, slots, count, first, most, canvases, tiles,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most", "canvases"])
+def sum_up_rows(largest, sums, spreads, places, ceilings, controls, slots, count, first, most, canvases, tiles,
                 argmax, entropy, logsumexp, chosen, norms, peaks, TILES: tl.constexpr):  # fmt: skip
     """A row's argmax, entropy, logsumexp and log-probability of the argmax (nats), all [canvases * ROWS].
 
@@ -67,8 +67,8 @@ def sum_up_rows(largest, sums, spreads, places, ceilings, controls, slots, count
     tl.store(norms + target, tl.exp2(-peak) / total)
 
 
-@triton.jit
-def accept_positions(entropy, argmax, previous, accepted, mean_entropy, unchanged, controls, slots, count, first, most,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most"])
+def accept_positions(entropy, argmax, previous, accepted, mean_entropy, unchanged, controls, slots, count, first, most,
                      BLOCK: tl.constexpr):  # fmt: skip
     """Which positions of each canvas to accept, int32 [canvases * ROWS]; its mean entropy fp32 [canvases]; whether its
     argmax is what it was at the last step, int32 [canvases]. `previous` becomes `argmax`. Grid (most,)."""
@@ -98,8 +98,8 @@ def accept_positions(entropy, argmax, previous, accepted, mean_entropy, unchange
     tl.store(previous + row + position, best)
 
 
-@triton.jit
-def draw_tokens(masses, largest, sums, argmax, accepted, peaks, drawn, controls, slots, count, first, most,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most"])
+def draw_tokens(masses, largest, sums, argmax, accepted, peaks, drawn, controls, slots, count, first, most,
                 vocab, width, tiles, N: tl.constexpr, TILES: tl.constexpr, TOGETHER: tl.constexpr):  # fmt: skip
     """The next canvases, int32 [canvases * ROWS]: draws where accepted, random tokens elsewhere, pins over both.
 
@@ -147,7 +147,7 @@ def draw_tokens(masses, largest, sums, argmax, accepted, peaks, drawn, controls,
 
 
 @triton.jit
-def first_past(weights, target, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def first_past(weights, target, SIZE: tl.constexpr):
     """Where the running sum of `weights` passes `target`, the sum before that place; never a place of weight 0."""
     place = tl.arange(0, SIZE)
     running = tl.cumsum(weights, axis=0)
@@ -158,7 +158,7 @@ def first_past(weights, target, SIZE: tl.constexpr):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _draw_plain(masses, largest, sums, uniform, tiles, N: tl.constexpr, TILES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _draw_plain(masses, largest, sums, uniform, tiles, N: tl.constexpr, TILES: tl.constexpr):
     tile = tl.arange(0, TILES)
     tops = tl.load(largest + tile, mask=tile < tiles, other=float("-inf"))
     shares = tl.load(sums + tile, mask=tile < tiles, other=0.0) * tl.exp2(tl.maximum(tops - tl.max(tops), -400.0))

@@ -17,9 +17,10 @@ SPLITS = 6
 """At 2,816 columns a canvas has 22 tiles of 128 x 256: six pieces make 132, one for every multiprocessor of an H100."""
 
 
-@triton.jit
-def soft_tiles(masses, embedding, partials, count, first, most, depth, HIDDEN: tl.constexpr, SPLITS: tl.constexpr,  # type: ignore[no-untyped-def]
-               M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FLATTEN: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["first", "most"])
+def soft_tiles(masses, embedding, partials, count, first, most, depth, HIDDEN: tl.constexpr, SPLITS: tl.constexpr,
+               M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+               FLATTEN: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
     """`partials` fp32 [SPLITS, most * ROWS, HIDDEN]: products of each piece of the vocabulary.
 
     `masses` and `embedding` are tensor descriptors with blocks [M, K] and [K, N]; `depth`: blocks of K in all.
@@ -43,8 +44,8 @@ def soft_tiles(masses, embedding, partials, count, first, most, depth, HIDDEN: t
         tl.store(place, total, mask=(columns < HIDDEN)[None, :])
 
 
-@triton.jit
-def add_pieces(partials, norms, soft, slots, count, first, most, scale, HIDDEN: tl.constexpr, SPLITS: tl.constexpr,  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first", "most"])
+def add_pieces(partials, norms, soft, slots, count, first, most, scale, HIDDEN: tl.constexpr, SPLITS: tl.constexpr,
                BLOCK: tl.constexpr):  # fmt: skip
     """`soft` bf16 [canvases * ROWS, HIDDEN] from the pieces. Grid (most * ROWS,)."""
     row = tl.program_id(0)

@@ -161,8 +161,8 @@ class VocabularyEnd:
             _tiles_of(hidden, rows, depth), _tiles_of(self._embedding, columns, depth), self._masses, self._largest,
             self._sums, self._spreads, self._places, self._late, self._early, self._ceilings, self.controls.device,
             self._slots, self._count, first, most, canvases, self.softcap, self._steepness, self._width,
-            self._tiles, HIDDEN=self.hidden, M=rows, N=columns, K=depth, FLATTEN=self.tiling.flatten, WIDE=not self._on_gpu,
-            num_warps=self.tiling.head_warps, num_stages=self.tiling.head_stages,
+            self._tiles, HIDDEN=self.hidden, M=rows, N=columns, K=depth, FLATTEN=self.tiling.flatten,
+            WIDE=not self._on_gpu, num_warps=self.tiling.head_warps, num_stages=self.tiling.head_stages,
         )  # fmt: skip
 
     def _sample(self, canvases: int, first: int, most: int) -> None:
@@ -194,8 +194,8 @@ class VocabularyEnd:
         soft_embedding.soft_tiles[(self._programs,)](
             _tiles_of(self._masses, rows, depth), _tiles_of(self._embedding, depth, columns), self._partials,
             self._count, first, most, triton.cdiv(self._width, depth), HIDDEN=self.hidden,
-            SPLITS=soft_embedding.SPLITS, M=rows, N=columns, K=depth, FLATTEN=self.tiling.flatten, WIDE=not self._on_gpu,
-            num_warps=self.tiling.soft_warps, num_stages=self.tiling.soft_stages,
+            SPLITS=soft_embedding.SPLITS, M=rows, N=columns, K=depth, FLATTEN=self.tiling.flatten,
+            WIDE=not self._on_gpu, num_warps=self.tiling.soft_warps, num_stages=self.tiling.soft_stages,
         )  # fmt: skip
         soft_embedding.add_pieces[(most * CANVAS,)](
             self._partials, self._norms, self.found.soft, self._slots, self._count, first, most, self._scale,
