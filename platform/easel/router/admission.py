@@ -209,7 +209,10 @@ class Admission:
         # What a queue that is empty takes may be larger than its bound: otherwise it would never be served.
         if tenant.name and self._over(tenant.queued, tenant.queued_work, ticket.work, settings.tenant_queue_share):
             return Outcome.TENANT_FULL
-        if self._over(self.queued, self.queued_work, ticket.work, 1.0):
+        # A full queue turns away those who made it full. Who has less than a fair part of it gets that part all the
+        # same, or the quick ones would have the seats of the queue and so those of the replicas.
+        full = self._over(self.queued, self.queued_work, ticket.work, 1.0)
+        if full and self._over(tenant.queued, tenant.queued_work, ticket.work, self._fair_part(tenant)):
             return Outcome.SERVICE_FULL
         tier = ticket.request.tier
         if tier in settings.tier_queue_shares:
@@ -227,6 +230,11 @@ class Admission:
         part /= self._ingresses
         requests = max(1.0, self._settings.max_queued_requests * part)
         return queued > 0 and (queued + 1 > requests or work + more > self._settings.max_queued_work * part)
+
+    def _fair_part(self, tenant: Tenant) -> float:
+        """Its weight among those that have something queued, itself included."""
+        others = sum(other.weight for other in self._tenants.values() if other.queued and other is not tenant)
+        return tenant.weight / (tenant.weight + others)
 
     def _ahead_s(self, tenant: Tenant, rate: float) -> float:
         return wait_s(self._tenants.values(), tenant, rate)
