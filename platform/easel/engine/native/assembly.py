@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from easel.engine.native.config import read_generation_defaults, read_model_config
+from easel.engine.native.config import (
+    GenerationDefaults,
+    ModelConfig,
+    read_generation_defaults,
+    read_model_config,
+)
+from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.model import Model
 from easel.engine.native.noise import Noise, PhiloxNoise
@@ -20,9 +28,12 @@ from easel.engine.native.rules import RuleBook
 from easel.engine.native.runner import Runner
 from easel.engine.native.scheduler import Limits, Scheduler
 from easel.engine.native.sequence import PREFILL_CHUNK
-from easel.engine.native.weights import load_weights
+from easel.engine.native.weights import ModelWeights, load_weights
 from easel.errors import ConfigurationError
 from easel.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from easel.engine.native.cuda_runner import CudaRunner
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +47,7 @@ class Parts:
 
     rules: RuleBook
     scheduler: Scheduler
-    runner: Runner
+    runner: Runner | CudaRunner
 
 
 def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None) -> Parts:
@@ -55,12 +66,17 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     if outside := [token for token in defaults.eos_token_ids if not 0 <= token < config.vocab]:
         raise ConfigurationError(f"{folder}: eos_token_id {outside} is not in the vocabulary", param="eos_token_id")
     with torch.inference_mode():
-        model = Model(config, load_weights(folder, config, _dtype(settings, device), device))
+        weights = load_weights(folder, config, _dtype(settings, device), device)
+        model = Model(config, weights)
     context = min(settings.context_tokens, config.max_positions)
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
     kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
     limits = Limits(settings.slots, settings.prefill_tokens_per_step, settings.max_denoising_steps)
-    runner = Runner(model, defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
+    runner: Runner | CudaRunner
+    if isinstance(weights.layers[0].experts, PackedExperts):
+        runner = _cuda_runner(config, weights, defaults, kv, noise or PhiloxNoise(), settings, context, most_written)
+    else:
+        runner = Runner(model, defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
     log.info(
         "model on %s in %s, %d workers of %d threads, KV blocks: %s",
         device,
@@ -70,6 +86,18 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
     )
     return Parts(RuleBook(config, defaults, context, most_written), Scheduler(kv, limits, most_written), runner)
+
+
+def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, kv: KvCache, noise: Noise,
+                 settings: EngineSettings, context: int, most_written: int) -> CudaRunner:  # fmt: skip
+    """With its graphs captured. Imports Triton, which is where GPUs are."""
+    from easel.engine.native.cuda_assembly import build_runner
+
+    began = time.perf_counter()
+    runner = build_runner(config, weights, defaults, kv, noise, settings.slots, context, most_written)
+    runner.capture()
+    log.info("kernels compiled and graphs captured in %.1f s", time.perf_counter() - began)
+    return runner
 
 
 def _device(settings: EngineSettings) -> str:

@@ -15,11 +15,13 @@ import torch
 from easel.engine.native.attention import KvTensors
 from easel.engine.native.config import LayerConfig, LayerKind, ModelConfig
 from easel.engine.native.group_inputs import GroupInputs
-from easel.engine.native.kernels import attention, embed, experts, heads, rows
+from easel.engine.native.kernels import attention, embed, heads, rows
+from easel.engine.native.kernels.experts import Workspace, run_experts
 from easel.engine.native.kernels.groups import Groups, PagedKv
+from easel.engine.native.kernels.packing import PackedExperts
+from easel.engine.native.kernels.routing import Routing, route
 from easel.engine.native.model import rope_frequencies
 from easel.engine.native.weights import LayerWeights, ModelWeights
-from easel.protocol import GROUP_ROWS
 
 
 class CudaModel:
@@ -31,9 +33,8 @@ class CudaModel:
         self.config, self.weights, self.kv, self.inputs = config, weights, kv, inputs
         self.device = weights.embedding.device
         self.block_tokens = block_tokens
-        self._scale = float(torch.tensor(config.hidden**0.5, dtype=torch.bfloat16))
         self._frequencies = {kind: rope_frequencies(rope).to(self.device) for kind, rope in config.ropes.items()}
-        most = inputs.groups * GROUP_ROWS
+        most = inputs.groups * inputs.rows
         hidden, gated = config.hidden, max(config.intermediate, weights.conditioning.down.shape[1])
         widest: Mapping[LayerKind, LayerConfig] = {layer.kind: layer for layer in config.layers}
         wide = max(weights.layers[layer.index].qkv.shape[0] for layer in widest.values())
@@ -50,15 +51,18 @@ class CudaModel:
         self._keys, self._values = self._flat(most * key), self._flat(most * key)
         self._gate_up, self._gated = self._flat(most * 2 * gated), self._flat(most * gated)
         self._logits = self._rows(most, config.experts)
-        self.routing = experts.Routing.for_rows(most, config.experts, config.top_k, self.device)
-        self._expert_space = experts.Workspace.for_rows(
-            most, config.top_k, config.expert_intermediate, hidden, self.device
+        self.routing = Routing.for_rows(most, config.experts, config.top_k, self.device)
+        self._expert_space = Workspace.for_rows(most, config.top_k, config.expert_intermediate, hidden, self.device)
+        dims = tuple(layer.head_dim for layer in widest.values())
+        # Few groups are split over many cores, so the most space is not what the most groups need.
+        spaces = [
+            attention.AttentionWorkspace.for_groups(count, config.heads, dims, "meta", inputs.rows)
+            for count in range(1, inputs.groups + 1)
+        ]
+        self._attention_space = attention.AttentionWorkspace(
+            torch.empty(max(s.parts.numel() for s in spaces), dtype=torch.float32, device=self.device),
+            torch.empty(max(s.weights.numel() for s in spaces), dtype=torch.float32, device=self.device),
         )
-        self._attention_space = {
-            kind: attention.Workspace.for_groups(inputs.groups, config.heads, layer.head_dim, self.device)
-            for kind, layer in widest.items()
-        }
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def forward(self, groups: int, canvases: int, tokens: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """Run the first `groups` groups, of which the first `canvases` may be canvases.
@@ -66,16 +70,18 @@ class CudaModel:
         `tokens` int32 [groups * 256]; `soft` [canvases * 256, hidden]: soft embeddings of the step before, zeros on a
         canvas's first. Returns hidden states [canvases * 256, hidden], normed; the next call overwrites them.
         """
-        config, count = self.config, groups * GROUP_ROWS
+        config, count = self.config, groups * self.inputs.rows
         groups_ = self.inputs.of(groups)
         paged = {
             kind: (self.inputs.device(f"table_{kind}", groups), self.inputs.device(f"first_{kind}", groups))
             for kind in self._frequencies
         }
         x, normed = self._x[:count], self._normed[:count]
-        conditioning = self._conditioning(canvases * GROUP_ROWS, soft)
-        embed.embed(tokens, self.weights.embedding, self._scale, conditioning, groups_, config.eps, x)
-        rows.norm(x, self.weights.layers[0].input_norm, config.eps, normed)
+        self._conditioning(canvases * self.inputs.rows, soft)
+        embed.embed(
+            tokens, self.weights.embedding, self._mixed[:count], groups_, self.weights.layers[0].input_norm,
+            config.eps, x, normed,
+        )  # fmt: skip
         for layer, weights in zip(config.layers, self.weights.layers, strict=True):
             table, first = paged[layer.kind]
             pages = PagedKv(self.kv.keys[layer.index], self.kv.values[layer.index], table, first, self.block_tokens)
@@ -86,16 +92,15 @@ class CudaModel:
                 else self.weights.layers[layer.index + 1].input_norm
             )
             self._feed_forward_block(weights, groups_, x, normed, following)
-        return normed[: canvases * GROUP_ROWS]
+        return normed[: canvases * self.inputs.rows]
 
-    def _conditioning(self, count: int, soft: torch.Tensor) -> torch.Tensor:
-        """What self-conditioning adds to the canvases' embeddings, [count, hidden]."""
-        weights, out = self.weights.conditioning, self._mixed[:count]
+    def _conditioning(self, count: int, soft: torch.Tensor) -> None:
+        """What self-conditioning adds to the canvases' embeddings, into the first `count` rows of `_mixed`."""
+        weights = self.weights.conditioning
         if count:
             normed = self._normed[:count]
             rows.norm(soft, self.weights.conditioning_norm, self.config.eps, normed)
-            self._gated_block(normed, weights.gate_up, weights.down, out)
-        return out
+            self._gated_block(normed, weights.gate_up, weights.down, self._mixed[:count])
 
     def _attention_block(self, layer: LayerConfig, weights: LayerWeights, groups: Groups, pages: PagedKv,
                          x: torch.Tensor, normed: torch.Tensor) -> None:  # fmt: skip
@@ -110,7 +115,7 @@ class CudaModel:
                           queries, keys, values)  # fmt: skip
         attended = self._view(self._attended, count, self.config.heads * size)
         window = self.config.window if layer.kind == "sliding" else None
-        attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space[layer.kind])
+        attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space)
         mixed = self._mixed[:count]
         torch.mm(attended, weights.out.t(), out=mixed)
         rows.after_attention(
@@ -124,9 +129,9 @@ class CudaModel:
         count = x.shape[0]
         logits, dense, routed = self._logits[:count], self._mixed[:count], self._routed[:count]
         torch.mm(self._for_router[:count], weights.router.t(), out=logits)
-        experts.route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
-        assert isinstance(weights.experts, experts.PackedExperts), "experts stay packed on a GPU"
-        experts.run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space, routed)
+        route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
+        assert isinstance(weights.experts, PackedExperts), "experts stay packed on a GPU"
+        run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space, routed)
         self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
         rows.after_feed_forward(
             x, dense, routed, weights.mlp_post_norm, weights.experts_post_norm, weights.post_norm,

@@ -210,8 +210,8 @@ class CudaRunner:
         """What an end graph holds: sample, and put the canvases' state back."""
         found = self.end.run(self._hidden[: canvases * GROUP_ROWS])
         seats = self._inputs.device("write_seat", canvases).long()
-        self._tokens.index_copy_(0, seats, found.canvas)
-        self._soft.index_copy_(0, seats, found.soft.view(canvases, GROUP_ROWS, -1))
+        self._tokens.index_copy_(0, seats, found.canvas[:canvases])
+        self._soft.index_copy_(0, seats, found.soft[: canvases * GROUP_ROWS].view(canvases, GROUP_ROWS, -1))
 
     def _fetch(self, canvases: Items[Sequence]) -> None:
         """Start copying what the step finds to the host, in stream order."""

@@ -40,11 +40,13 @@ class GroupInputs:
     in them.
     """
 
-    def __init__(self, groups: int, table_widths: Mapping[LayerKind, int], device: torch.device) -> None:
-        """`table_widths`: most blocks of one sequence in each pool."""
-        self.groups = groups
+    def __init__(
+        self, groups: int, table_widths: Mapping[LayerKind, int], device: torch.device, rows: int = GROUP_ROWS
+    ) -> None:
+        """`table_widths`: most blocks of one sequence in each pool. `rows`: of a group; tests use fewer."""
+        self.groups, self.rows = groups, rows
         widths = dict.fromkeys(("start", "length", "causal", "read_seat", "write_seat", "fresh"), 1)
-        widths["tokens"] = GROUP_ROWS
+        widths["tokens"] = rows
         for kind, width in table_widths.items():
             widths |= {f"first_{kind}": 1, f"table_{kind}": max(1, width)}
         self._fields: dict[str, Field] = {}
