@@ -138,8 +138,8 @@ class RouterSettings(Settings):
     part."""
 
     max_queued_work: float = Field(20_000.0, gt=0.0)
-    """Most work that waits for a seat, in units. Beyond it requests get 503 and a Retry-After. 20,000 is about 700
-    canvases. Restart."""
+    """Most work that waits for a seat, in units. Beyond it requests get 503 and a Retry-After, but for tenants that have
+    less than a fair part of the queue: with them it may come to twice that. 20,000 is about 700 canvases. Restart."""
     max_queued_requests: int = Field(2_000, ge=1, le=1_000_000)
     """Most requests that wait for a seat. Restart."""
     tenant_queue_share: float = Field(0.5, gt=0.0, le=1.0)
@@ -236,12 +236,60 @@ class IngressDeployment(DeploymentSettings):
     """Cores that Ray sets aside for a replica. Restart."""
 
 
+class AutoscalingSettings(Settings):
+    """How many engine replicas there are, decided from queued and running work. Whether this block is there at all is a
+    restart; everything in it is live."""
+
+    min_replicas: int = Field(1, ge=0, le=4096)
+    """Fewest. 0: without any work for `to_zero_delay_s` the last replica goes, and requests that come then wait at the
+    ingress while one starts. Live."""
+    max_replicas: int = Field(1, ge=1, le=4096)
+    """Most. Live."""
+    mode: Literal["work", "queue_depth"] = "work"
+    """`work`: as many as do all work that is queued and running in `target_s`. `queue_depth`: one for each
+    `queue_depth` requests that wait, beside those whose seats are taken. Live."""
+    target_s: float = Field(2.0, gt=0.0, le=86_400.0)
+    """Mode `work`: seconds in which the replicas should be able to do all work that is queued and running. Live."""
+    utilisation: float = Field(0.8, gt=0.0, le=1.0)
+    """Mode `work`: part of what the replicas can do that arriving work may take up. Live."""
+    queue_depth: float = Field(4.0, gt=0.0, le=1e6)
+    """Mode `queue_depth`: requests waiting for a seat, for each replica. Live."""
+    up_delay_s: float = Field(0.0, ge=0.0, le=86_400.0)
+    """Seconds for which more replicas must have been wanted. 0: queued work is reason enough. Live."""
+    down_delay_s: float = Field(60.0, ge=0.0, le=86_400.0)
+    """Seconds for which fewer must have been wanted. Longer than a replica takes to load, or the next wave finds it
+    just gone. Live."""
+    to_zero_delay_s: float = Field(300.0, ge=0.0, le=86_400.0)
+    """Seconds without any work after which the last replica goes; only with `min_replicas` 0. Live."""
+    tolerance: float = Field(0.1, ge=0.0, le=1.0)
+    """Part of a replica by which the need may be off before the number changes. Live."""
+    up_factor: float = Field(2.0, ge=1.0, le=1000.0)
+    """One decision raises the number to at most this many times what it was, or by `up_step` if that is more. Live."""
+    up_step: int = Field(4, ge=1, le=4096)
+    """See `up_factor`. Live."""
+    down_factor: float = Field(0.5, ge=0.0, lt=1.0)
+    """One decision lowers the number to no less than this part of what it was. Live."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
+        return self
+
+
+class EngineDeployment(DeploymentSettings):
+    """The same for what decodes."""
+
+    autoscaling: AutoscalingSettings | None = None
+    """None: always `replicas`. Restart, but for what is in it."""
+
+
 class Deployments(Settings):
     """The two tiers."""
 
     ingress: IngressDeployment = IngressDeployment()
     """Parses, admits, places and streams."""
-    engine: DeploymentSettings = DeploymentSettings(max_ongoing_requests=10, cpus=1.0)
+    engine: EngineDeployment = EngineDeployment()
     """Decodes. `max_ongoing_requests` of slots + 2 keeps its own queue short."""
 
 

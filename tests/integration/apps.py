@@ -3,10 +3,12 @@
 fail N    fails instead of committing canvas N
 slow      takes 48 denoising steps a canvas
 freeze    stops the engine's loop for good
+die       ends the process
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,6 +26,8 @@ from tests.integration.script import SLOTS, STEP_S, fail, steps, text
 
 class Scripted(FakeEngine):
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        if text(request) == "die":
+            os._exit(1)
         if "refuse" in text(request):
             raise EngineFailed("The engine was told to fail.")
         async with aclosing(cast("Any", super().generate(request))) as events:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -13,7 +14,6 @@ import psutil
 from easel.rayserve import processes
 from easel.rayserve.local import Local
 from tests.integration.conftest import APPLICATIONS, busy_slots, replica_of, wait_until
-from tests.integration.script import SLOTS
 
 QUICK = {"model": "easel", "prompt": "quick", "max_tokens": 8}
 LONG = {"model": "easel", "prompt": "slow", "max_tokens": 4000}
@@ -23,20 +23,34 @@ def ask(local: Local, body: dict[str, object], path: str = "") -> httpx.Response
     return httpx.post(f"{local.session.url}{path}/v1/completions", json=body, timeout=60, trust_env=False)
 
 
-def begin(local: Local, pool: ThreadPoolExecutor, body: dict[str, object], path: str = "") -> Future[str]:
-    """Start a stream; the future has what came after its head, which is in hand on return."""
+class Begun:
+    """A stream whose head is in hand."""
+
+    def __init__(self, client: httpx.Client, response: httpx.Response, pool: ThreadPoolExecutor) -> None:
+        self.first_canvas = threading.Event()
+        self._client = client
+        self._response = response
+        self.rest = pool.submit(self._read)
+
+    def _read(self) -> str:
+        text = ""
+        try:
+            for part in self._response.iter_text():
+                text += part
+                if "data: " in text:
+                    self.first_canvas.set()
+        finally:
+            self._client.close()
+        return text
+
+
+def begin(local: Local, pool: ThreadPoolExecutor, body: dict[str, object], path: str = "") -> Begun:
+    """Start a stream."""
     client = httpx.Client(base_url=local.session.url + path, timeout=60, trust_env=False)
     request = client.build_request("POST", "/v1/completions", json={**body, "stream": True})
     response = client.send(request, stream=True)
     assert response.status_code == 200
-
-    def rest() -> str:
-        try:
-            return response.read().decode()
-        finally:
-            client.close()
-
-    return pool.submit(rest)
+    return Begun(client, response, pool)
 
 
 def last_error(stream: str) -> dict[str, str]:
@@ -45,25 +59,44 @@ def last_error(stream: str) -> dict[str, str]:
     return found
 
 
-def test_requests_end_with_an_error_and_service_returns_when_the_engines_process_is_killed(local: Local) -> None:
+def test_a_killed_engine_ends_what_had_begun_and_nobody_else_notices(local: Local) -> None:
     with ThreadPoolExecutor(32) as pool:
-        streams = [begin(local, pool, LONG) for _ in range(SLOTS - 1)]
-        whole = pool.submit(ask, local, LONG)
-        replica = replica_of(local, "engine")
+        # Two have a canvas when the process dies; two more have a slot and nothing of their answer.
+        begun = [begin(local, pool, {**LONG, "prompt": f"slow {i}"}) for i in range(2)]
         busy = busy_slots(local)
-        wait_until(lambda: busy() == SLOTS, "every slot is taken")
+        wait_until(lambda: busy() == 2, "two slots are taken")
+        for stream in begun:
+            stream.first_canvas.wait(60)
+        held = [begin(local, pool, {**LONG, "prompt": f"slow, later {i}", "max_tokens": 300}) for i in range(2)]
+        replica = replica_of(local, "engine")
         replica.kill()
         meanwhile = [pool.submit(ask, local, QUICK) for _ in range(8)]
-        for stream in streams:
-            error = last_error(stream.result(60))
+        for stream in begun:
+            error = last_error(stream.rest.result(60))
             assert (error["code"], error["type"]) == ("engine_failed", "server_error")
             assert "Traceback" not in error["message"]
-        assert whole.result(60).status_code == 500
-        assert whole.result().json()["error"]["code"] == "engine_failed"
+        for stream in held:
+            assert stream.rest.result(60).rstrip().endswith("data: [DONE]")
         for answer in meanwhile:
             assert answer.result(60).status_code == 200, answer.result().text
     assert replica_of(local, "engine").pid != replica.pid
     assert ask(local, QUICK).status_code == 200
+
+
+def test_a_request_that_kills_every_engine_is_quarantined_and_its_neighbours_are_answered(local: Local) -> None:
+    """The process ends by itself this time, told so by the prompt."""
+    with ThreadPoolExecutor(8) as pool:
+        neighbours = [pool.submit(ask, local, {**LONG, "prompt": f"slow {i}", "max_tokens": 200}) for i in range(2)]
+        poisoned = ask(local, {**QUICK, "prompt": "die"})
+        assert poisoned.status_code == 500
+        assert poisoned.json()["error"]["code"] == "request_quarantined"
+        assert poisoned.headers["x-should-retry"] == "false"
+        for neighbour in neighbours:
+            assert neighbour.result(60).status_code == 200, neighbour.result().text
+    replica = replica_of(local, "engine")
+    assert ask(local, {**QUICK, "prompt": "die"}).json()["error"]["code"] == "request_quarantined"
+    assert ask(local, QUICK).status_code == 200
+    assert replica_of(local, "engine").pid == replica.pid, "the third time no engine was touched"
 
 
 def test_an_engine_whose_loop_is_stuck_is_replaced(local: Local) -> None:
@@ -80,7 +113,8 @@ def test_an_engine_whose_loop_is_stuck_is_replaced(local: Local) -> None:
         stuck = replica_of(local, "engine", "freezing")
         with ThreadPoolExecutor(4) as pool:
             stream = begin(local, pool, {**LONG, "prompt": "freeze"}, "/freezing")
-            assert last_error(stream.result(60))["code"] == "engine_failed"
+            # It froze the first engine, was tried on the next, and froze that too.
+            assert last_error(stream.rest.result(60))["code"] == "request_quarantined"
         wait_until(lambda: ask(local, QUICK, "/freezing").status_code == 200, "it answers again")
         assert replica_of(local, "engine", "freezing").pid != stuck.pid
     finally:

@@ -84,7 +84,7 @@ async def run_choice(
     events = backend.generate(request)
     try:
         async for event in events:
-            if not begun:
+            if not begun and not isinstance(event, Failed):  # a failure before anything else has a status of its own
                 begun = True
                 yield Delta(index)
             if isinstance(event, CanvasCommitted):
@@ -133,10 +133,8 @@ def _text(token_ids: Sequence[int], detokenizer: Detokenizer, scanner: StopScann
 
 
 def _error(event: Failed) -> EaselError:
-    error = from_code(event.code, event.message, event.param)
-    if error.retryable != event.retryable:  # the engine knows more than the class: a request that kills it, say
-        object.__setattr__(error, "retryable", event.retryable)
-    return error
+    # The engine knows more than the class: a request that kills it, say, had better not be tried again.
+    return from_code(event.code, event.message, event.param, event.retryable)
 
 
 async def _close(events: AsyncIterator[Event]) -> None:

@@ -1,7 +1,8 @@
-"""The edge's `Backend` over a handle to the engine deployment.
+"""A handle to the engine deployment, as the router sends requests through it.
 
-Owns: what happens between the edge and a replica: events over the handle, cancelling, what to do when no replica runs,
-and the translation of Ray's failures into Easel's. Refuses to know: HTTP, and how a replica is chosen.
+Owns: what happens between the router and a replica: events over the handle, cancelling, what to do when no replica
+runs, and the translation of Ray's failures into Easel's. Refuses to know: how a replica is chosen, and whether a
+request is tried again.
 
 Errors from another process arrive as Ray's own, with a remote traceback for a text: their `str()` never leaves here.
 """
@@ -29,9 +30,8 @@ from easel.rayserve.watch import ReplicaWatch
 
 logger = logging.getLogger("ray.serve")
 
-PATIENCE_S = 20.0
-"""How long a request waits while no engine replica runs. A small model is back within that, after its process died; a
-large one takes minutes to load, and its clients had better come back than hold a connection."""
+PATIENCE_S = 30.0
+"""How long a request that was let in waits while no engine replica runs: the last one died, or was to be the first."""
 
 RETRY_AFTER_S = 5.0
 """When to come back, where no replica runs."""
@@ -39,14 +39,10 @@ RETRY_AFTER_S = 5.0
 LOOK_S = 1.0
 """Between two looks at whether a replica runs, while a request waits for its first event."""
 
-TRIES = 2
-"""How often a request is handed to a replica whose death it may have met before its first event. Nothing was drawn or
-sent then, so trying again changes nothing for the client; twice, so that a request that kills replicas stops at two."""
-
 GONE = "The engine stopped while it worked on this request."
 
 
-class HandleBackend:
+class EngineHandle:
     """`engine` is a `DeploymentHandle` of the engine deployment; `watch` counts its replicas."""
 
     def __init__(
@@ -63,33 +59,21 @@ class HandleBackend:
         self._look_s = look_s
         self._clock = clock
 
-    async def ready(self) -> str | None:
-        """None where an engine replica runs, otherwise a sentence for a client."""
-        return None if await self._watch.running() else "No engine runs yet: the model is loading."
-
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        """The events of one request. Raises `EaselError` only. See `easel.api.backend.Backend`."""
-        for attempt in range(1, TRIES + 1):
-            begun = False
-            response = self._generate.remote(request)
-            try:
-                yield await self._first(response)
-                begun = True
-                async for event in response:
-                    yield event
-                return
-            except StopAsyncIteration:
-                raise InternalError("The engine gave no answer.") from None
-            except EaselError as error:
-                raise _plain(error) from None
-            except Exception as error:
-                translated = translate(error)
-                if begun or attempt == TRIES or not isinstance(translated, EngineFailed):
-                    raise translated from None
-                logger.warning("request %s met a dead replica before it began; trying again", request.id)
-            finally:
-                # After the last event this does nothing; before it, the replica closes the engine's iterator.
-                response.cancel()
+    async def send(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """The events of one request, from a single try. Raises `EaselError` only; `EngineFailed` means that the replica
+        is gone. What its engine fails with while it lives is a `Failed` event. See `easel.router.router.Send`."""
+        response = self._generate.remote(request)
+        try:
+            yield await self._first(response)
+            async for event in response:
+                yield event
+        except StopAsyncIteration:
+            raise InternalError("The engine gave no answer.") from None
+        except Exception as error:
+            raise translate(error) from None
+        finally:
+            # After the last event this does nothing; before it, the replica closes the engine's iterator.
+            response.cancel()
 
     async def _first(self, response: Any) -> Event:
         """The first event. Gives up where no replica has run for `patience_s`: Serve's handle would wait for ever."""
@@ -135,6 +119,8 @@ def translate(error: BaseException) -> EaselError:
 
 def _plain(error: EaselError) -> EaselError:
     """The error without what Ray wrapped around it: `type()` of an error that crossed is a class made on the fly."""
-    made = from_code(error.code, error.message, error.param)
+    # What an instance says of itself is on the error that Ray wrapped, what its class says on both.
+    error = getattr(error, "cause", error)
+    made = from_code(error.code, error.message, error.param, error.retryable)
     made.retry_after_s = error.retry_after_s
     return made

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from easel.settings import AppSettings, DeploymentSettings, EngineSettings, ServeSettings
+from easel.settings import AppSettings, AutoscalingSettings, DeploymentSettings, EngineSettings, ServeSettings
 
 APPLICATION = "easel"
 INGRESS = "ingress"
@@ -26,6 +26,13 @@ LIVE_LIMITS = ("slots", "prefill_tokens_per_step", "max_denoising_steps")
 """Fields of `EngineSettings` that `Engine.reconfigure` takes: `easel.protocol.EngineLimits` has the same names."""
 ONLY_LIVE = ("prefill_tokens_per_step", "max_denoising_steps")
 """Those of them that an engine does not need to know before it starts."""
+
+REQUEST_ROUTER = "easel.rayserve.request_router.WorkRequestRouter"
+AUTOSCALING_POLICY = "easel.rayserve.autoscaling:WorkPolicy"
+
+STATS_PERIOD_S = 0.5
+"""How often the controller asks each engine replica for its statistics and passes them on to every ingress. What was
+sent and finished since, an ingress knows by itself."""
 
 KEEP_ALIVE_S = 90
 """How long an idle client connection stays open. Longer than the minute after which cloud load balancers let go, so
@@ -46,6 +53,34 @@ def live_limits(engine: EngineSettings) -> dict[str, int | None]:
     return {name: getattr(engine, name) for name in LIVE_LIMITS}
 
 
+def autoscaling_config(autoscaling: AutoscalingSettings) -> dict[str, Any]:
+    """The engine deployment's, complete: Serve replaces what is there as a whole, and a policy that is not named here
+    would be Ray's. Delays and factors are neutral because Serve applies its own after the policy's."""
+    return {
+        "min_replicas": autoscaling.min_replicas,
+        "max_replicas": autoscaling.max_replicas,
+        "policy": {"policy_function": AUTOSCALING_POLICY},
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 0.0,
+        "downscale_to_zero_delay_s": 0.0,
+        "upscaling_factor": 1.0,
+        "downscaling_factor": 1.0,
+        # Of Serve's own measurements only its cold start from zero remains.
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 2.0,
+    }
+
+
+def live_targets(autoscaling: AutoscalingSettings | None) -> dict[str, Any] | None:
+    """What the ingress tells the policy, through the actor to which it reports: `ScalingTargets` by name, without the
+    bounds, which Serve tells it. In the ingress's `user_config`, because Serve restarts replicas when a policy's own
+    arguments change. `scales_to_zero` is for the ingress itself."""
+    if autoscaling is None:
+        return None
+    targets = autoscaling.model_dump(exclude={"min_replicas", "max_replicas"})
+    return {"targets": targets, "scales_to_zero": autoscaling.min_replicas == 0}
+
+
 def serve_config(
     settings: ServeSettings, host: str | None = None, port: int | None = None, import_path: str = IMPORT_PATH
 ) -> dict[str, Any]:
@@ -54,6 +89,16 @@ def serve_config(
     tiers = settings.deployments
     engine = _deployment(ENGINE, tiers.engine)
     engine["user_config"] = live_limits(settings.app.model.engine)
+    engine["request_router_config"] = {
+        "request_router_class": REQUEST_ROUTER,
+        "request_routing_stats_period_s": STATS_PERIOD_S,
+        "request_routing_stats_timeout_s": 10.0,
+    }
+    if tiers.engine.autoscaling is not None:
+        del engine["num_replicas"]
+        engine["autoscaling_config"] = autoscaling_config(tiers.engine.autoscaling)
+    ingress = _deployment(INGRESS, tiers.ingress)
+    ingress["user_config"] = {"autoscaling": live_targets(tiers.engine.autoscaling)}
     return {
         "proxy_location": "EveryNode",
         "http_options": {
@@ -68,7 +113,7 @@ def serve_config(
                 "route_prefix": "/",
                 "import_path": import_path,
                 "args": arguments(settings.app),
-                "deployments": [_deployment(INGRESS, tiers.ingress), engine],
+                "deployments": [ingress, engine],
             }
         ],
     }

@@ -34,6 +34,7 @@ from easel.protocol import (
     GenerationRequest,
 )
 from easel.rayserve.config import LIVE_LIMITS
+from easel.rayserve.statistics import to_plain
 from easel.settings import ModelSettings
 from easel.telemetry import names
 from easel.telemetry.recorder import NullRecorder, Recorder
@@ -99,6 +100,10 @@ class EngineReplica:
     async def stats(self) -> EngineStats:
         """The engine's snapshot."""
         return self._engine.stats()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """The same for every ingress, by way of Serve's controller."""
+        return to_plain(self._engine.stats())
 
     async def reconfigure(self, user_config: Mapping[str, int | None]) -> None:
         """Take up live limits: `slots`, `prefill_tokens_per_step`, `max_denoising_steps`. None lifts a bound."""

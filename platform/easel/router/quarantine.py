@@ -10,7 +10,7 @@ Owns: suspects, by what they ask for. Refuses to know: how a death is noticed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -38,6 +38,8 @@ class _Suspect:
     deaths: int = 0
     died_with: set[str] = field(default_factory=set)
     """Replicas that died under it."""
+    tried: set[str] = field(default_factory=set)
+    """Ids of those that were there."""
     runs_on: str | None = None
 
 
@@ -61,7 +63,11 @@ class Quarantine:
         name = _name(request)
         suspect = self._suspects.setdefault(name, _Suspect(self._clock()))
         self._suspects.move_to_end(name)
-        suspect.at, suspect.deaths, suspect.runs_on = self._clock(), suspect.deaths + 1, None
+        # Those that ask for the same, such as the choices of a call, share their replica's one death.
+        if replica is None or replica not in suspect.died_with or request.id in suspect.tried:
+            suspect.deaths += 1
+        suspect.tried.add(request.id)
+        suspect.at, suspect.runs_on = self._clock(), None
         if replica is not None:
             suspect.died_with.add(replica)
         while len(self._suspects) > self._most:
@@ -87,6 +93,22 @@ class Quarantine:
         """It went there. Does nothing for who is no suspect."""
         if self._suspects and (suspect := self._suspects.get(_name(request))) is not None:
             suspect.runs_on = replica
+
+    def left(self, request: GenerationRequest) -> None:
+        """It is nowhere any more."""
+        if self._suspects and (suspect := self._suspects.get(_name(request))) is not None:
+            suspect.runs_on = None
+
+    def away(self, request: GenerationRequest, replicas: Sequence[str]) -> list[str]:
+        """For a suspect: those of the replicas where no other suspect runs; where that leaves none it had better wait.
+        For anybody else: all of them."""
+        if not self._suspects:
+            return list(replicas)
+        name = _name(request)
+        if name not in self._suspects:
+            return list(replicas)
+        taken = {suspect.runs_on for other, suspect in self._suspects.items() if other != name}
+        return [replica for replica in replicas if replica not in taken]
 
     def avoid(self, request: GenerationRequest) -> frozenset[str]:
         """For a suspect: replicas where others run now, and those that died under it. For anybody else: none."""

@@ -87,13 +87,16 @@ class Router:
         work = self._running[request.id] = self.estimator.track(request)
         try:
             begun = given = False
+            replica: str | None = None
             moves = 0
             while True:
                 events = self._send(request)
                 try:
                     async for event in events:
                         self._saw(ticket, work, event)
-                        if isinstance(event, Failed) and self._again(request, event, given):
+                        # Once its replica is known to be gone, placement has forgotten which it was.
+                        replica = self.placement.where(request.id) or replica
+                        if isinstance(event, Failed) and self._again(request, event, replica, given):
                             break
                         if isinstance(event, Started):
                             if begun:
@@ -111,11 +114,12 @@ class Router:
                     if given or moves > MOST_MOVES:
                         raise
                 except EngineFailed as error:
-                    if not self._retries(request, error, given):
+                    if not self._retries(request, error, replica, given):
                         raise
                 finally:
                     await _close(events)
                     self.placement.ended(request.id)
+                    self.quarantine.left(request)
                 work = self._running[request.id] = self.estimator.track(request)
         finally:
             work.left()
@@ -127,11 +131,15 @@ class Router:
     def destination(self, request: GenerationRequest, candidates: Sequence[str]) -> list[str]:
         """The candidates that may take it, best first: Serve's request-router hook calls this. Empty: none may now,
         ask again."""
-        best = [place.replica for place in self.placement.place(request, candidates, self.quarantine.avoid(request))]
+        # Two suspects of a death are never on one replica at once, or the guilty one takes the other along again.
+        able = self.quarantine.away(request, candidates)
+        best = [place.replica for place in self.placement.place(request, able, self.quarantine.avoid(request))]
         chosen = self.placement.where(request.id)
         if chosen in best:  # where it goes together with others, or was found to be best a moment ago
             best.remove(chosen)
             best.insert(0, chosen)
+        if best:
+            self.quarantine.runs(request, best[0])
         return best
 
     def went(self, request: GenerationRequest, replica: str) -> None:
@@ -209,17 +217,17 @@ class Router:
         elif isinstance(event, Finished):
             self.quarantine.survived(work.request)
 
-    def _again(self, request: GenerationRequest, event: Failed, given: bool) -> bool:
+    def _again(self, request: GenerationRequest, event: Failed, replica: str | None, given: bool) -> bool:
         """Whether a `Failed` event means that the engine died and the request is tried again."""
         if event.code not in ENGINE_DIED:
             return False
-        return self._retries(request, EngineFailed(event.message), given)
+        return self._retries(request, EngineFailed(event.message), replica, given)
 
-    def _retries(self, request: GenerationRequest, error: EngineFailed, given: bool) -> bool:
+    def _retries(self, request: GenerationRequest, error: EngineFailed, replica: str | None, given: bool) -> bool:
         """What follows from a death. Raises `Quarantined` where it was the second."""
         if error.code not in ENGINE_DIED:
             return False
-        verdict = self.quarantine.died(request, self.placement.where(request.id), given)
+        verdict = self.quarantine.died(request, self.placement.where(request.id) or replica, given)
         self._recorder.add(RETRIES, model=self._model, verdict=str(verdict))
         if verdict is Verdict.QUARANTINE:
             raise Quarantined(QUARANTINED) from None

@@ -1,0 +1,41 @@
+"""An engine's statistics as a plain dict and back: how they get from a replica through Serve's controller to ingresses.
+
+Owns: that translation. Refuses to know: what the numbers mean. Plain, because the controller unpickles and compares
+what it passes on, and need not have Easel for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from easel.protocol import EngineState, EngineStats, KvPool, StepTimeModel
+
+MOST_PREFIXES = 512
+"""The controller sends every replica's statistics to every ingress, twice a second: 5 KB of hashes at most."""
+
+
+def to_plain(stats: EngineStats) -> dict[str, Any]:
+    """What `record_routing_stats` returns."""
+    plain = asdict(stats)
+    plain["state"] = str(stats.state)
+    plain["prefix_digest"] = plain["prefix_digest"][:MOST_PREFIXES]
+    del plain["counters"]  # for metrics alone, which the replica exports itself
+    return plain
+
+
+def from_plain(plain: Mapping[str, Any]) -> EngineStats | None:
+    """The statistics again; None where there are none yet, or none that this version understands."""
+    try:
+        return EngineStats(
+            **{
+                **plain,
+                "state": EngineState(plain["state"]),
+                "step_time": StepTimeModel(**plain["step_time"]),
+                "kv_pools": tuple(KvPool(**pool) for pool in plain["kv_pools"]),
+                "prefix_digest": tuple(plain["prefix_digest"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
