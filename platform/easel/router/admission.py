@@ -207,7 +207,8 @@ class Admission:
         if now > ticket.starts_by:
             return Outcome.DEADLINE
         # What a queue that is empty takes may be larger than its bound: otherwise it would never be served.
-        if tenant.name and self._over(tenant.queued, tenant.queued_work, ticket.work, settings.tenant_queue_share):
+        part = settings.tenant_queue_share
+        if tenant.name and part < 1.0 and self._over(tenant.queued, tenant.queued_work, ticket.work, part):
             return Outcome.TENANT_FULL
         # A full queue turns away those who made it full. Who has less than a fair part of it gets that part all the
         # same, or the quick ones would have the seats of the queue and so those of the replicas.

@@ -16,7 +16,7 @@ EFFICIENCY = 0.9
 """Of the throughput with every slot taken: what an efficient number of canvases reaches."""
 
 PRIOR_S = 2.0
-"""A measurement over so many seconds counts as much as the step-time model does."""
+"""Seconds over which what is measured takes the step-time model's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,10 @@ class Throughput:
         self._pass()
         if modelled <= 0.0:
             return self._work / self._seconds if self._seconds >= PRIOR_S else 0.0
-        return (self._work + modelled * PRIOR_S) / (self._seconds + PRIOR_S)
+        if self._seconds <= 0.0:
+            return modelled
+        trust = 1.0 - math.exp(-self._seconds / PRIOR_S)
+        return trust * self._work / self._seconds + (1.0 - trust) * modelled
 
     def forget(self) -> None:
         """There are more or fewer seats than there were: what was measured says nothing of that."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 
-from easel.errors import EaselError, NotReady
+from easel.errors import EaselError
 from easel.protocol import CanvasCommitted, Event, Finished, GenerationRequest, StepTimeModel
 from easel.router.autoscaling import Autoscaler, Decision, Inputs, ScalingTargets, add_up
 from easel.router.router import Router
@@ -166,13 +166,10 @@ class Service:
     def _sender(self, index: int) -> Callable[[GenerationRequest], AsyncIterator[Event]]:
         async def send(request: GenerationRequest) -> AsyncIterator[Event]:
             router = self.routers[index]
-            while not (candidates := list(self.replicas)):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)  # as Serve's handle waits for a first one
-            best = router.destination(request, candidates)
+            while not (best := router.destination(request, list(self.replicas))):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # as Serve's handle asks again while there is none
             if self._order is not None:
                 best = self._order(self, request, best)
-            if not best:
-                raise NotReady("No replica takes requests.")
             name = best[0]
             router.went(request, name)
             self.outstanding[name] = self.outstanding.get(name, 0) + 1
