@@ -7,8 +7,9 @@ Each round streams the same eight requests in ways that take turns: none with pr
 one at the highest rate, and one at the highest rate that nobody reads until the rest is done. The seeds are the same,
 so the engine does the same steps each time: what differs is what telling costs. A way's figure is the median over the
 rounds of its ratio to the plain way of the same round; above 1 is slower. `seven_s` is when the last of the seven
-others ended, `steps_per_s` counts passes of the engine's loop. Answers run to `max_tokens` and each canvas for 16
-steps, whatever the model says: the tiny one would be done before there is anything to tell.
+others ended, `steps_per_s` counts passes of the engine's loop, `cpu_s_per_step` what server and clients together
+computed for one of them, which other programs on the machine disturb least. Answers run to `max_tokens` and each canvas
+for 16 steps, whatever the model says: the tiny one would be done before there is anything to tell.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tok
     if hertz:
         bodies[0]["stream_options"] = {"include_progress": True, "progress_hz": hertz}
     steps = engine.stats().counters["easel_engine_steps_total"]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     first = asyncio.create_task(stream(client, bodies[0], gate))
     seven = await asyncio.gather(*(stream(client, body) for body in bodies[1:]))
     if gate is not None:
@@ -101,9 +102,10 @@ async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tok
     ended = max(end for end, _ in seven)
     while engine.stats().sequences:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     done = engine.stats().counters["easel_engine_steps_total"] - steps
-    return {"seven_s": ended - began, "all_s": seconds, "steps": done, "steps_per_s": done / seconds, "bytes": size}
+    rates = {"steps_per_s": done / seconds, "cpu_s_per_step": cpu / done}
+    return {"seven_s": ended - began, "all_s": seconds, "steps": done, "bytes": size} | rates
 
 
 async def main() -> None:
@@ -150,7 +152,7 @@ async def main() -> None:
                 "streams": 8,
                 "tokens_each": args.tokens,
                 "rounds": args.rounds,
-                "plain": {what: round(median(one["plain"][what] for one in rounds), 2) for what in rounds[0]["plain"]},
+                "plain": {what: round(median(one["plain"][what] for one in rounds), 4) for what in rounds[0]["plain"]},
                 "ways": {
                     way: {
                         "progress_hz": WAYS[way][0],
@@ -159,6 +161,8 @@ async def main() -> None:
                         "median_steps_per_s_to_plain": median(ratios(way, "steps_per_s")),
                         "quartiles_seven_s_to_plain": quartiles(ratios(way, "seven_s")),
                         "quartiles_steps_per_s_to_plain": quartiles(ratios(way, "steps_per_s")),
+                        "median_cpu_s_per_step_to_plain": median(ratios(way, "cpu_s_per_step")),
+                        "quartiles_cpu_s_per_step_to_plain": quartiles(ratios(way, "cpu_s_per_step")),
                         "median_bytes_of_the_stream": median(one[way]["bytes"] for one in rounds),
                         "seven_s_to_plain": ratios(way, "seven_s"),
                     }

@@ -13,7 +13,9 @@ so that the engine does the same steps each time:
     read_vanished    with progress; the same four are closed then
 
 A way's figure is the ratio of its passes of the engine's loop a second to those of the plain way of the same round
-(`read_vanished` to `plain_vanished`): below 1 is slower. Answers run to `max_tokens` and each canvas for 16 steps.
+(`read_vanished` to `plain_vanished`): below 1 is slower. `cpu_s_per_step` is what server and clients together computed
+for one pass: above 1 is dearer, and other programs on the machine disturb it least. Answers run to `max_tokens` and
+each canvas for 16 steps.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tok
     if reads:
         gate.set()
     steps = engine.stats().counters["easel_engine_steps_total"]
-    began, tasks = time.perf_counter(), []
+    began, worked, tasks = time.perf_counter(), time.process_time(), []
     for seed in range(READERS):
         body: dict[str, Any] = {"model": "tiny", "prompt": "an open-ended text that asks for nothing in particular"}
         body |= {"max_tokens": tokens, "seed": seed, "temperature": 1.5, "stream": True}
@@ -86,11 +88,12 @@ async def one_way(client: httpx.AsyncClient, engine: NativeEngine, way: str, tok
         await asyncio.sleep(0.001)
     while engine.stats().sequences or engine.stats().waiting:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     done = engine.stats().counters["easel_engine_steps_total"] - steps
     gate.set()
     sizes = await asyncio.gather(*tasks)
-    return {"seconds": seconds, "steps": done, "steps_per_s": done / seconds, "bytes": sum(sizes)}
+    rates = {"steps_per_s": done / seconds, "cpu_s_per_step": cpu / done}
+    return {"seconds": seconds, "steps": done, "bytes": sum(sizes)} | rates
 
 
 async def main() -> None:
@@ -126,12 +129,13 @@ async def main() -> None:
 
     ways = {}
     for way, other in AGAINST.items():
-        ratios = [round(one[way]["steps_per_s"] / one[other]["steps_per_s"], 3) for one in rounds]
-        ways[way] = {
+        figures: dict[str, Any] = {}
+        for what in ("steps_per_s", "cpu_s_per_step"):
+            ratios = [round(one[way][what] / one[other][what], 3) for one in rounds]
+            spread = [round(value, 3) for value in quantiles(ratios, n=4, method="inclusive")[::2]]
+            figures |= {f"median_{what}": median(ratios), f"quartiles_{what}": spread, what: ratios}
+        ways[way] = figures | {
             "against": other,
-            "median_steps_per_s": median(ratios),
-            "quartiles_steps_per_s": [round(value, 3) for value in quantiles(ratios, n=4, method="inclusive")[::2]],
-            "steps_per_s": ratios,
             "median_bytes": median(one[way]["bytes"] for one in rounds),
             "steps_same_as_other": all(one[way]["steps"] == one[other]["steps"] for one in rounds),
         }
@@ -144,7 +148,7 @@ async def main() -> None:
                 "progress_hz": PROGRESS_HZ,
                 "tokens_each": args.tokens,
                 "rounds": args.rounds,
-                "plain": {what: round(median(one["plain"][what] for one in rounds), 2) for what in rounds[0]["plain"]},
+                "plain": {what: round(median(one["plain"][what] for one in rounds), 4) for what in rounds[0]["plain"]},
                 "ways": ways,
             },
             indent=1,

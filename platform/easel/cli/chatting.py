@@ -79,7 +79,8 @@ def chat(
         talk.each(_typed())
         return  # what failed was seen, and the conversation went on
     else:
-        talk.each((line.rstrip("\r\n") for line in sys.stdin), forgets=True)
+        with reported():
+            talk.each(_piped(), forgets=True)
     if talk.failed:
         raise typer.Exit(FAILED)
 
@@ -126,6 +127,8 @@ class Talk:
         from easel.chat import conversation as commands
         from easel.chat.board import read_puzzle
 
+        if not _is_text(line):
+            raise commands.CommandError("That line is no text: some of its bytes are no characters.")
         command = commands.read_command(line)
         if command is None:
             self._ask(line, read_puzzle(line))
@@ -269,12 +272,26 @@ def _typed() -> Iterator[str]:
             typer.echo("\n(Ctrl-D or /quit leaves)")
 
 
+def _piped() -> Iterator[str]:
+    """Lines of standard input."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise EaselError(f"standard input is no {error.encoding} text: {error.reason}") from None
+
+
 def _random_puzzle() -> str:
     import random
 
     from easel.evals.sudoku import held_out
 
     return random.choice([puzzle for puzzles in held_out().values() for puzzle in puzzles]).replace("0", ".")
+
+
+def _is_text(line: str) -> bool:
+    """Whether it can be sent: bytes that are no characters arrive as halves of surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in line)
 
 
 def _with_hint(error: EaselError) -> str:

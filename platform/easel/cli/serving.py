@@ -160,6 +160,7 @@ Listening on {url}. {watch}
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "{message}"}}]}}'
 
+In a terminal: easel chat --url {url}
 Dashboard  http://127.0.0.1:{dashboard}  (token: cat {token_file})
 Logs       {logs}
 Ctrl-C stops it.

@@ -235,3 +235,42 @@ def test_a_model_that_is_not_served_is_the_services_error(fake: Any) -> None:
         done = piped(server.url, "", "--model", "other", "Hi")
     assert done.returncode == 1
     assert "model_not_found" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_named(fake: Any) -> None:
+    with fake(saying("x")) as server:
+        command = [*CHAT, "--url", server.url]
+        done = subprocess.run(command, input=b"ok\n\xff\xfe\n", capture_output=True, env=environment(), timeout=60)
+        assert done.returncode == 1
+        assert b"standard input is no utf-8 text" in done.stderr
+        assert b"Traceback" not in done.stderr
+        done = subprocess.run([*command, b"\xff"], capture_output=True, env=environment(), timeout=60)  # type: ignore[list-item]
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"That line is no text" in done.stderr
+
+
+def test_a_key_goes_with_every_request_and_is_never_printed(fake: Any) -> None:
+    with fake(saying("x")) as server:
+        done = piped(server.url, "", "Hi", EASEL_API_KEY="sesame")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+        done = piped(server.url, "", "Hi", EASEL_API_KEY="ses\tame")
+        assert done.returncode == 2
+        assert "--api-key" in done.stderr
+        assert "ame" not in done.stderr.replace("name", "")
+
+
+def test_a_reader_of_the_pipe_may_leave(fake: Any) -> None:
+    with fake(saying("x")) as server:
+        command = [*CHAT, "--url", server.url]
+        writer = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        )
+        assert writer.stdin
+        assert writer.stdout
+        assert writer.stderr
+        writer.stdout.close()
+        writer.stdin.write(b"one\ntwo\n")
+        writer.stdin.close()
+        assert writer.wait(60) == 1
+        assert b"Traceback" not in writer.stderr.read()
+        writer.stderr.close()
