@@ -24,7 +24,10 @@ MOST_SPLITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How one launch is cut. `queries` counts rows times `pack` heads that share keys."""
+    """How one launch is cut. `queries` counts rows times `pack` heads that share keys.
+
+    `splits`: over keys, combined by a second launch. `cuts`: over the columns of values, each of which weighs anew.
+    """
 
     queries: int
     keys: int
@@ -32,6 +35,7 @@ class Tiles:
     stages: int
     pack: int = 1
     splits: int = 1
+    cuts: int = 1
 
     @staticmethod
     def of(groups: int, rows_each: int, heads: int, head_dim: int) -> Tiles:
@@ -108,7 +112,11 @@ def _attend_kernel(
     keys: tl.constexpr,
     pack: tl.constexpr,
     splits: tl.constexpr,
+    cuts: tl.constexpr,
 ):
+    wide: tl.constexpr = dim // cuts
+    cut = tl.program_id(1) % cuts
+    heads_from = tl.program_id(1) // cuts * pack
     tile_rows: tl.constexpr = queries // pack
     group = tl.program_id(2) // splits
     split = tl.program_id(2) % splits
@@ -116,9 +124,10 @@ def _attend_kernel(
     own = tl.load(length + group)
     packed = tl.arange(0, queries)
     row = low + packed // pack
-    head = tl.program_id(1) * pack + packed % pack
-    shared = tl.program_id(1) * pack // (heads // kv_heads)
+    head = heads_from + packed % pack
+    shared = heads_from // (heads // kv_heads)
     at = tl.arange(0, dim)
+    value_at = cut * wide + tl.arange(0, wide)
     place = ((group * rows_each + row) * heads + head).to(tl.int64)
     if low < own:
         begins = tl.load(start + group)
@@ -145,43 +154,49 @@ def _attend_kernel(
         query = tl.load(source, mask=(row < own)[:, None], other=0.0)
         most = tl.full((queries,), float("-inf"), tl.float32)
         total = tl.zeros((queries,), tl.float32)
-        mixed = tl.zeros((queries, dim), tl.float32)
+        mixed = tl.zeros((queries, wide), tl.float32)
         since = begins - tl.load(first + group)  # tokens between the table's first and the group's first
         my_table = table + group * most_blocks
-        for tile in range(tl.minimum(from_tile, old_tiles), tl.minimum(to_tile, old_tiles)):
+        # A tile's blocks are looked up one tile ahead: loads that wait for a load are not pipelined well.
+        from_old = tl.minimum(from_tile, old_tiles)
+        token = since + old_from + from_old * keys + tl.arange(0, keys)
+        block = tl.load(my_table + token // block_tokens, mask=token < since, other=0)
+        for tile in range(from_old, tl.minimum(to_tile, old_tiles)):
             key = old_from + tile * keys + tl.arange(0, keys)
             there = key < 0
-            token = tl.where(there, since + key, 0)
-            block = tl.load(my_table + token // block_tokens, mask=there, other=0)
+            token = since + key
             slot = block.to(tl.int64) * block_tokens + token % block_tokens
-            cell = (slot * kv_heads + shared)[:, None] * dim + at[None, :]
-            k_tile = tl.load(pool_keys + cell, mask=there[:, None], other=0.0)
-            v_tile = tl.load(pool_values + cell, mask=there[:, None], other=0.0)
+            token += keys
+            block = tl.load(my_table + token // block_tokens, mask=token < since, other=0)
+            cell = (slot * kv_heads + shared)[:, None] * dim
+            k_tile = tl.load(pool_keys + cell + at[None, :], mask=there[:, None], other=0.0)
+            v_tile = tl.load(pool_values + cell + value_at[None, :], mask=there[:, None], other=0.0)
             seen = there[None, :] & (key[None, :] >= lowest[:, None])
             most, total, mixed = _absorb(query, k_tile, v_tile, seen, most, total, mixed)
         for tile in range(tl.maximum(from_tile, old_tiles) - old_tiles, tl.maximum(to_tile, old_tiles) - old_tiles):
             key = own_from + tile * keys + tl.arange(0, keys)
             there = key < own_to
-            cell = ((group * rows_each + key).to(tl.int64) * kv_heads + shared)[:, None] * dim + at[None, :]
-            k_tile = tl.load(k + cell, mask=there[:, None], other=0.0)
-            v_tile = tl.load(v + cell, mask=there[:, None], other=0.0)
+            cell = ((group * rows_each + key).to(tl.int64) * kv_heads + shared)[:, None] * dim
+            k_tile = tl.load(k + cell + at[None, :], mask=there[:, None], other=0.0)
+            v_tile = tl.load(v + cell + value_at[None, :], mask=there[:, None], other=0.0)
             seen = (key[None, :] <= highest[:, None]) & (key[None, :] >= lowest[:, None])
             most, total, mixed = _absorb(query, k_tile, v_tile, seen, most, total, mixed)
         if splits > 1:
             part = split * rows.to(tl.int64) * heads + place
             kept = row < own
-            tl.store(weights + part * 2, most, mask=kept)
-            tl.store(weights + part * 2 + 1, total, mask=kept)
-            tl.store(parts + part[:, None] * dim + at[None, :], mixed, mask=kept[:, None])
+            tl.store(weights + part * 2, most, mask=kept & (cut == 0))
+            tl.store(weights + part * 2 + 1, total, mask=kept & (cut == 0))
+            target = parts + part[:, None] * dim + value_at[None, :]
+            tl.store(target, mixed.to(parts.dtype.element_ty), mask=kept[:, None])
         else:
             holds = (row < own) & (total > 0)
             mixed = tl.where(holds[:, None], mixed / tl.where(holds, total, 1.0)[:, None], 0.0)
-            target = out + place[:, None] * dim + at[None, :]
+            target = out + place[:, None] * dim + value_at[None, :]
             tl.store(target, mixed.to(out.dtype.element_ty), mask=(row < rows_each)[:, None])
     else:
         if splits == 1:
-            target = out + place[:, None] * dim + at[None, :]
-            nothing = tl.zeros((queries, dim), out.dtype.element_ty)
+            target = out + place[:, None] * dim + value_at[None, :]
+            nothing = tl.zeros((queries, wide), out.dtype.element_ty)
             tl.store(target, nothing, mask=(row < rows_each)[:, None])
 
 
@@ -250,7 +265,8 @@ def attend(
         raise ValueError(f"k {list(k.shape)}, v {list(v.shape)} or out {list(out.shape)} does not fit q")
     if tiles.splits > 1 and workspace.parts.numel() < tiles.splits * rows * heads * dim:
         raise ValueError(f"workspace: {workspace.parts.numel()} numbers for {tiles.splits} splits of {list(q.shape)}")
-    grid = (triton.cdiv(rows_each, tiles.queries // tiles.pack), heads // tiles.pack, groups.count * tiles.splits)
+    tile_rows, programs = tiles.queries // tiles.pack, heads // tiles.pack * tiles.cuts
+    grid = (triton.cdiv(rows_each, tile_rows), programs, groups.count * tiles.splits)
     _attend_kernel[grid](
         q,
         k,
@@ -277,6 +293,7 @@ def attend(
         keys=tiles.keys,
         pack=tiles.pack,
         splits=tiles.splits,
+        cuts=tiles.cuts,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )

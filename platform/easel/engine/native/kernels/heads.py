@@ -128,15 +128,14 @@ def shape_heads(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    block_rows: int = 4,
-    heads_each: int = 4,
-    warps: int = 4,
+    shape: tuple[int, int, int] | None = None,
 ) -> None:
     """Queries [rows, heads, dim], keys and values [rows, kv_heads, dim] of `qkv` [rows, columns].
 
     `qk_norm` [heads + kv_heads, dim], `frequencies` fp32 [dim / 2] in radians a position. Where `qkv` has no columns
     for values, they are the keys before their norm's weight and rotation. Encoding groups' valid rows also go to the
-    blocks of their table. Rows that hold nothing become zeros. Raises `ValueError` on shapes that do not fit.
+    blocks of their table. Rows that hold nothing become zeros. `shape`: rows, heads and warps of a program,
+    other than what measured best. Raises `ValueError` on shapes that do not fit.
     """
     rows, heads, dim = q.shape
     kv_heads = k.shape[1]
@@ -146,6 +145,7 @@ def shape_heads(
     if k.shape != v.shape or qk_norm.shape != (heads + kv_heads, dim) or frequencies.shape != (dim // 2,):
         raise ValueError(f"k {list(k.shape)}, v {list(v.shape)}, qk_norm {list(qk_norm.shape)} do not fit q")
     columns = heads + kv_heads * (2 if own_values else 1)
+    block_rows, heads_each, warps = shape or ((4, 4, 4) if dim >= 512 else (8, 2, 4))
     _shape_heads_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(columns, heads_each))](
         qkv,
         qk_norm,

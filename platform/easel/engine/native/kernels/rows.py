@@ -63,20 +63,21 @@ def _after_attention_kernel(
     inside = at < width
     row = tl.program_id(0).to(tl.int64) * width
     kept = h.dtype.element_ty
+    # Everything is asked for before the first sum: none of these loads then waits behind its barrier.
     residual = tl.load(x + row + at, mask=inside, other=0.0).to(tl.float32)
     wide = tl.load(mixed + row + at, mask=inside, other=0.0).to(tl.float32)
-    by = tl.load(post_norm + at, mask=inside, other=0.0).to(tl.float32)
-    added = (wide * _root(wide, width, eps) * by).to(kept).to(tl.float32)
+    by_post = tl.load(post_norm + at, mask=inside, other=0.0)
+    by_mlp = tl.load(mlp_norm + at, mask=inside, other=0.0)
+    by_router = tl.load(router_norm + at, mask=inside, other=0.0)
+    by_experts = tl.load(experts_norm + at, mask=inside, other=0.0)
+    added = (wide * _root(wide, width, eps) * by_post.to(tl.float32)).to(kept).to(tl.float32)
     total = (residual + added).to(kept)
     tl.store(h + row + at, total, mask=inside)
     wide = total.to(tl.float32)
     unit = wide * _root(wide, width, eps)
-    by = tl.load(mlp_norm + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(mlp_in + row + at, (unit * by).to(kept), mask=inside)
-    by = tl.load(router_norm + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(router_in + row + at, (unit * by).to(kept), mask=inside)
-    by = tl.load(experts_norm + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(experts_in + row + at, (unit * by).to(kept), mask=inside)
+    tl.store(mlp_in + row + at, (unit * by_mlp.to(tl.float32)).to(kept), mask=inside)
+    tl.store(router_in + row + at, (unit * by_router.to(tl.float32)).to(kept), mask=inside)
+    tl.store(experts_in + row + at, (unit * by_experts.to(tl.float32)).to(kept), mask=inside)
 
 
 @triton.jit
@@ -110,21 +111,21 @@ def _after_feed_forward_kernel(
     wide = tl.load(dense + row + at, mask=read, other=0.0).to(tl.float32)
     other = tl.load(routed + row + at, mask=read, other=0.0).to(tl.float32)
     residual = tl.load(h + row + at, mask=read, other=0.0).to(tl.float32)
-    by = tl.load(mlp_post_norm + at, mask=inside, other=0.0).to(tl.float32)
-    both = (wide * _root(wide, width, eps) * by).to(kept).to(tl.float32)
-    by = tl.load(experts_post_norm + at, mask=inside, other=0.0).to(tl.float32)
-    both += (other * _root(other, width, eps) * by).to(kept).to(tl.float32)
-    both = both.to(kept).to(tl.float32)
-    by = tl.load(post_norm + at, mask=inside, other=0.0).to(tl.float32)
-    added = (both * _root(both, width, eps) * by).to(kept).to(tl.float32)
-    total = (residual + added).to(kept).to(tl.float32)
+    by_mlp = tl.load(mlp_post_norm + at, mask=inside, other=0.0)
+    by_experts = tl.load(experts_post_norm + at, mask=inside, other=0.0)
+    by_post = tl.load(post_norm + at, mask=inside, other=0.0)
+    by_next = tl.load(next_norm + at, mask=inside, other=0.0)
     encodes = tl.load(causal + group) != 0
     scalar = tl.where(encodes, tl.load(encode_scalar).to(tl.float32), tl.load(decode_scalar).to(tl.float32))
+    both = (wide * _root(wide, width, eps) * by_mlp.to(tl.float32)).to(kept).to(tl.float32)
+    both += (other * _root(other, width, eps) * by_experts.to(tl.float32)).to(kept).to(tl.float32)
+    both = both.to(kept).to(tl.float32)
+    added = (both * _root(both, width, eps) * by_post.to(tl.float32)).to(kept).to(tl.float32)
+    total = (residual + added).to(kept).to(tl.float32)
     scaled = (total * scalar).to(kept)
     tl.store(x + row + at, scaled, mask=inside)
     wide = scaled.to(tl.float32)
-    by = tl.load(next_norm + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row + at, (wide * _root(wide, width, eps) * by).to(kept), mask=inside)
+    tl.store(normed + row + at, (wide * _root(wide, width, eps) * by_next.to(tl.float32)).to(kept), mask=inside)
 
 
 def _shape(width: int) -> dict[str, int]:

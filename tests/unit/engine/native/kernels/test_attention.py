@@ -49,7 +49,7 @@ def _run(case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None) -
 
 
 @pytest.mark.parametrize("window", [None, 7, 24])
-@pytest.mark.parametrize("tiles", [USUAL, replace(USUAL, splits=3), replace(USUAL, pack=2, splits=2)])
+@pytest.mark.parametrize("tiles", [USUAL, replace(USUAL, splits=3), replace(USUAL, pack=2, splits=2, cuts=2)])
 def test_ragged_groups(window: int | None, tiles: Tiles) -> None:
     case = Case(RAGGED, ROWS, 8, window)
     assert _run(case, 4, 2, 16, tiles) < 1e-5
@@ -76,6 +76,6 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     kv, space = case.pool(2, 16, torch.float32), AttentionWorkspace.for_groups(1, 1, (16,), "cpu", 1)
     with pytest.raises(ValueError, match="out"):
         attend(q, k, k, case.groups(), kv, None, torch.zeros(ROWS, 32), space)
+    small = AttentionWorkspace(torch.empty(1), torch.empty(1))
     with pytest.raises(ValueError, match="workspace"):
-        small = AttentionWorkspace(torch.empty(1), torch.empty(1))
         attend(q, k, k, case.groups(), kv, None, torch.zeros(ROWS, 64), small)
