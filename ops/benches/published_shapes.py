@@ -11,39 +11,12 @@ import torch
 from easel.engine.native.config import ModelConfig, model_config
 from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts
 from easel.engine.native.weights import GatedWeights, LayerWeights, ModelWeights
-
-CONFIG = {
-    "model_type": "diffusion_gemma",
-    "tie_word_embeddings": True,
-    "canvas_length": 256,
-    "boi_token_id": 255_999,
-    "eoi_token_id": 258_882,
-    "image_token_id": 258_880,
-    "text_config": {
-        "model_type": "diffusion_gemma_text",
-        "vocab_size": 262_144,
-        "hidden_size": 2816,
-        "intermediate_size": 2112,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "num_global_key_value_heads": 2,
-        "head_dim": 256,
-        "global_head_dim": 512,
-        "sliding_window": 1024,
-        "num_experts": 128,
-        "top_k_experts": 8,
-        "moe_intermediate_size": 704,
-        "max_position_embeddings": 262_144,
-        "rms_norm_eps": 1e-6,
-        "final_logit_softcapping": 30.0,
-    },
-}
+from benches.shapes import CONFIG
 
 
 def published_config(layers: int = 30) -> ModelConfig:
     """The published model's; with fewer layers for a quick look."""
-    text = {**CONFIG["text_config"], "num_hidden_layers": layers}  # type: ignore[dict-item]
+    text = {**CONFIG["text_config"], "num_hidden_layers": layers}
     return model_config({**CONFIG, "text_config": text}, {"quantization": {"quant_algo": "NVFP4", "group_size": 16}})
 
 

@@ -1,6 +1,6 @@
 """How long a step of the native engine takes on this GPU, against the floor computed from what this GPU can do.
 
-    PYTHONPATH=platform:ops/benches python ops/benches/step_time.py --out step_time.json
+    PYTHONPATH=platform:ops python ops/benches/step_time.py --out step_time.json
 
 Published shapes, random weights, canvases that never converge. For each number of canvases and each context:
 `graph_ms`, the median of replays of a whole step (forward and vocabulary end); `wall_ms`, the median by the host's
@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-import published_shapes
+from benches import published_shapes
 import torch
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.cuda_assembly import build_runner
@@ -28,7 +28,7 @@ from easel.engine.native.rules import RuleBook
 from easel.engine.native.sampler import Choice
 from easel.engine.native.scheduler import Limits, Scheduler
 from easel.protocol import Denoising, GenerationRequest
-from floor import ceilings, floor_ms
+from benches.floor import ceilings, floor_ms
 
 STEPS_A_CANVAS = 16
 BLOCK_TOKENS = 64
