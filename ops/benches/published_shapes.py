@@ -8,10 +8,11 @@ model; what it says means nothing.
 from __future__ import annotations
 
 import torch
+
+from benches.shapes import CONFIG
 from easel.engine.native.config import ModelConfig, model_config
 from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts
 from easel.engine.native.weights import GatedWeights, LayerWeights, ModelWeights
-from benches.shapes import CONFIG
 
 
 def published_config(layers: int = 30) -> ModelConfig:

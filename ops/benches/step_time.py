@@ -17,8 +17,10 @@ import statistics
 import time
 from pathlib import Path
 
-from benches import published_shapes
 import torch
+
+from benches import published_shapes
+from benches.floor import ceilings, floor_ms
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.cuda_assembly import build_runner
 from easel.engine.native.cuda_runner import CudaRunner
@@ -28,7 +30,6 @@ from easel.engine.native.rules import RuleBook
 from easel.engine.native.sampler import Choice
 from easel.engine.native.scheduler import Limits, Scheduler
 from easel.protocol import Denoising, GenerationRequest
-from benches.floor import ceilings, floor_ms
 
 STEPS_A_CANVAS = 16
 BLOCK_TOKENS = 64

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +21,11 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }  # fmt: skip
 
-import torch  # noqa: E402
-import vllm  # noqa: E402
-from vllm import LLM, SamplingParams  # noqa: E402
+import torch
+import vllm
+from vllm import LLM, SamplingParams
 
-from benches.shapes import CONFIG  # noqa: E402
+from benches.shapes import CONFIG
 
 STEPS, CANVASES = 48, 2
 QUANTISED = {
