@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ PLACEHOLDERS = (258880, 258881, 262143)
 WIDE, TALL, SMALL = (128, 256, 64), (256, 128, 64), (128, 128, 64)
 TILINGS = (
     Tiling(),
-    Tiling(head_stages=4, soft_stages=4),
     Tiling(flatten=True),
-    Tiling(head_stages=4, soft_stages=4, programs=8),
-    Tiling(head=SMALL, head_warps=4, soft=SMALL, soft_warps=4, programs=2),
-    Tiling(head=TALL, soft=TALL, head_stages=4, soft_stages=4),
-    Tiling(head=TALL, soft=TALL, flatten=True),
+    Tiling(head_stages=4, soft_stages=4, soft_alone_stages=3),
+    Tiling(head=TALL, head_stages=4, soft=TALL, soft_stages=4),
+    Tiling(head=SMALL, head_warps=4, soft=SMALL, soft_warps=4, soft_alone=SMALL, soft_alone_stages=3, programs=2),
 )
 
 
@@ -144,16 +143,17 @@ def main() -> None:
             note(tiling=dataclasses.asdict(tiling), canvases=canvases, **found)
             del end
     for canvases in options.canvases:
-        rows_of = hidden[: canvases * CANVAS]
-        note(canvases=canvases, **cublas(embedding, rows_of))
+        given = hidden[: canvases * CANVAS]
+        note(canvases=canvases, **cublas(embedding, given))
         for name, choice in (
             ("plain", {}),
             ("all accepted", {"entropy_bound": 1e9}),
             ("all accepted, temperature 0.7, top_p 0.95", {"entropy_bound": 1e9, "temperature": 0.7, "top_p": 0.95}),
+            ("temperature 0.7, top_p 0.95", {"entropy_bound": 5.0, "temperature": 0.7, "top_p": 0.95}),
             ("logprobs", {"logprobs": 20}),
         ):
             end = end_of(embedding, canvases, TILINGS[0], **choice)
-            note(canvases=canvases, choice=name, whole=timed(lambda end=end: end.run(rows_of)))
+            note(canvases=canvases, choice=name, whole=timed(partial(end.run, given)))
             del end
     print(f"{time.time() - begin:.0f} s in all")
 

@@ -39,6 +39,7 @@ LOGPROBS = tl.constexpr(14)
 EARLY = tl.constexpr(15)
 BIASED = tl.constexpr(16)
 STOPS = tl.constexpr(17)
+PINS = tl.constexpr(18)
 BIAS_TOKENS = tl.constexpr(32)
 BIAS_VALUES = tl.constexpr(352)
 STOP_TOKENS = tl.constexpr(672)
@@ -98,6 +99,7 @@ class Controls:
         integers[BIASED.value] = len(biases)
         integers[BIAS_TOKENS.value : BIAS_TOKENS.value + len(biases)] = list(biases)
         floats[BIAS_VALUES.value : BIAS_VALUES.value + len(biases)] = list(biases.values())
+        integers[PINS.value] = len(choice.pinned)
         integers[PINNED.value :] = -1
         for position, token in choice.pinned:
             integers[PINNED.value + position] = token

@@ -27,6 +27,7 @@ from easel.engine.native.kernels.controls import (
     EARLY,
     INVERSE_TEMPERATURE,
     PINNED,
+    PINS,
     STOP_TOKENS,
     STOPS,
     WORDS,
@@ -35,6 +36,16 @@ from easel.engine.native.kernels.controls import (
 ROWS = tl.constexpr(CANVAS)
 HEADROOM = tl.constexpr(104.0)
 LOG2E = tl.constexpr(1.4426950408889634)
+NEVER = tl.constexpr(-1e30)
+"""z of a token that must not be. Its mass is 0 and adds nothing; infinity would make NaN of 0 * infinity."""
+
+
+@triton.jit
+def reciprocal(x, INTERPRETED: tl.constexpr):
+    """1 / x for x from 1 to infinity, to the last bit or two: one instruction, where a division takes several."""
+    if INTERPRETED:
+        return 1.0 / x
+    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -59,15 +70,16 @@ def ceiling_of(ceilings, controls, canvas, position, canvases):
 
 @triton.jit
 def fill_offsets(controls, banned, late, early, softcap, vocab, width, BLOCK: tl.constexpr):
-    """What is added to every canvas's z, before its own biases: the cap, or -inf for what must not be.
+    """What is added to every canvas's z, before its own biases: the cap, or NEVER for what must not be.
 
-    `banned` fp32 [vocab] is 0 or -inf; `late` and `early` fp32 [canvases, width] are written. Grid (canvases, blocks).
+    `banned` fp32 [vocab] is 0 or NEVER; `late` and `early` fp32 [canvases, width] are written. Grid (canvases, blocks).
     """
     canvas, columns = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     if tl.load(controls + canvas * WORDS + ACTIVE) == 0:
         return
     cap = softcap * (number(controls, canvas, INVERSE_TEMPERATURE) * LOG2E)
-    offsets = cap + tl.load(banned + columns, mask=columns < vocab, other=float("-inf"))
+    allowed = tl.load(banned + columns, mask=columns < vocab, other=NEVER)
+    offsets = tl.where(allowed == 0.0, cap, NEVER)
     tl.store(late + canvas * width + columns, offsets, mask=columns < width)
     if tl.load(controls + canvas * WORDS + EARLY) > 0:
         tl.store(early + canvas * width + columns, offsets, mask=columns < width)
@@ -97,19 +109,19 @@ def add_biases(controls, banned, late, early, ceilings, slots, count, softcap, w
     given = pair < tl.load(controls + canvas * WORDS + BIASED)
     tokens = tl.load(controls + canvas * WORDS + BIAS_TOKENS + pair, mask=given, other=0)
     values = tl.load(controls + canvas * WORDS + BIAS_VALUES + pair, mask=given, other=0).to(tl.float32, bitcast=True)
-    allowed = tl.load(banned + tokens, mask=given, other=float("-inf"))
-    offsets = cap + allowed + values * scale
+    allowed = tl.load(banned + tokens, mask=given, other=NEVER)
+    offsets = tl.where(allowed == 0.0, cap + values * scale, NEVER)
     tl.store(late + canvas * width + tokens, offsets, mask=given)
-    tl.store(ceilings + canvas, tl.maximum(tl.max(tl.where(given, offsets, float("-inf"))), cap))
+    tl.store(ceilings + canvas, tl.maximum(tl.max(tl.where(given, offsets, NEVER)), cap))
     if tl.load(controls + canvas * WORDS + EARLY) > 0:
         tl.store(early + canvas * width + tokens, offsets, mask=given)
         tl.debug_barrier()
         stop = tl.arange(0, TOKENS)
         stopping = stop < tl.load(controls + canvas * WORDS + STOPS)
         stops = tl.load(controls + canvas * WORDS + STOP_TOKENS + stop, mask=stopping, other=0)
-        tl.store(early + canvas * width + stops, tl.full([TOKENS], float("-inf"), tl.float32), mask=stopping)
+        tl.store(early + canvas * width + stops, tl.full([TOKENS], NEVER, tl.float32), mask=stopping)
         tl.debug_barrier()
-        left = tl.load(early + canvas * width + tokens, mask=given, other=float("-inf"))
+        left = tl.load(early + canvas * width + tokens, mask=given, other=NEVER)
         tl.store(ceilings + canvases + canvas, tl.maximum(tl.max(left), cap))
 
 
@@ -129,6 +141,9 @@ def head_tiles(hidden, embedding, masses, largest, sums, spreads, places, late, 
         column, block = tile // blocks, tile % blocks
         canvas = tl.load(slots + first + block // (ROWS // M))
         start = block % (ROWS // M) * M
+        depth = 2.0 * softcap * (number(controls, canvas, INVERSE_TEMPERATURE) * LOG2E)
+        early_positions = tl.load(controls + canvas * WORDS + EARLY)
+        pins = tl.load(controls + canvas * WORDS + PINS)
         logits = tl.zeros((M, N), dtype=tl.float32)
         for k in range(0, HIDDEN, K):
             left = hidden.load([canvas * ROWS + start, k])
@@ -138,23 +153,20 @@ def head_tiles(hidden, embedding, masses, largest, sums, spreads, places, late, 
             logits = tl.dot(left, right.T, logits)
         columns = column * N + tl.arange(0, N)
         positions = start + tl.arange(0, M)
-        scale = number(controls, canvas, INVERSE_TEMPERATURE) * LOG2E
         offsets = tl.load(late + canvas * width + columns)
         # cap * tanh(x / cap) = cap - 2 * cap / (1 + 2**(x * steepness)); the offsets hold the first term.
-        fall = 1.0 / (1.0 + tl.exp2(logits * steepness))
-        z = offsets[None, :] - (2.0 * softcap * scale) * fall
-        early_positions = tl.load(controls + canvas * WORDS + EARLY)
+        fall = reciprocal(1.0 + tl.exp2(logits * steepness), WIDE)
+        z = offsets[None, :] - depth * fall
         if early_positions > start:
-            stopped = tl.load(early + canvas * width + columns) == float("-inf")
-            z = tl.where(stopped[None, :] & (positions < early_positions)[:, None], float("-inf"), z)
-        pinned = tl.load(controls + canvas * WORDS + PINNED + positions)
-        if tl.max(pinned) >= 0:
-            only = tl.where(columns[None, :] == pinned[:, None], 0.0, float("-inf"))
+            stopped = tl.load(early + canvas * width + columns) == NEVER
+            z = tl.where(stopped[None, :] & (positions < early_positions)[:, None], NEVER, z)
+        if pins > 0:
+            pinned = tl.load(controls + canvas * WORDS + PINNED + positions)
+            only = tl.where(columns[None, :] == pinned[:, None], 0.0, NEVER)
             z = tl.where((pinned >= 0)[:, None], only, z)
         peak = tl.max(z, axis=1)
-        # A tile in which nothing is allowed: any finite number does, its masses are 0.
-        floor = tl.where(peak == float("-inf"), 0.0, peak)
-        below = tl.maximum(z - floor[:, None], -400.0)  # 2**-400 is 0, and 0 * -inf would be NaN
+        below = z - peak[:, None]
+        # In a tile where nothing may be these are 1; next to any other tile its weight is 0.
         chances = tl.exp2(below)
         rows = block * M + tl.arange(0, M)
         cell = rows * tiles + column
@@ -163,6 +175,6 @@ def head_tiles(hidden, embedding, masses, largest, sums, spreads, places, late, 
         tl.store(spreads + cell, tl.sum(chances * below, axis=1))
         tl.store(places + cell, tl.min(tl.where(z == peak[:, None], columns[None, :], 0x7FFFFFFF), axis=1))
         ceiling = ceiling_of(ceilings, controls, canvas, positions, canvases)
-        stored = chances * tl.exp2(floor - ceiling + HEADROOM)[:, None]
+        stored = chances * tl.exp2(peak - ceiling + HEADROOM)[:, None]
         place = masses + rows.to(tl.int64)[:, None] * width + columns[None, :]
         tl.store(place, stored.to(tl.bfloat16))

@@ -2,7 +2,7 @@
 the best tokens of a row.
 
 Masses are bf16 and not negative, so their 16 bits, read as an integer, have their order. The k-th largest, or the
-smallest of a nucleus, is then found by halving the 32,640 values that there are: 15 passes over a row, of which a tile
+smallest of a nucleus, is then found by halving the range of their values: 12 to 16 passes over a row, of which a tile
 whose largest mass is too small is not read. Nothing is sorted and no number of candidates is assumed. Ties are kept as
 `sampler.narrow` keeps them: all of the k-th for top_k, the lowest ids first for top_p.
 
@@ -17,7 +17,8 @@ import triton.language as tl
 from easel.engine.native.kernels.controls import LENGTH, LOGPROBS, WORDS
 from easel.engine.native.kernels.head import ROWS, live_canvases
 
-INFINITY = tl.constexpr(0x7F80)
+REACH = tl.constexpr(2048)
+"""Where a search looks first: 16 powers of two below the best. What a request keeps seldom reaches further."""
 BEST = tl.constexpr(64)
 
 
@@ -30,14 +31,23 @@ def _weight(bits, peak, inverse_temperature):
 
 
 @triton.jit
-def _bits(masses, largest, shift, low, start, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
-    """Bits [TOGETHER, N] of the tiles from `start`; 0 for tiles in which all are below `low`."""
+def _cut(power):
+    """Bits of 2**power, cut off at 16; the head rounded to the nearest, so a mass of it has these or one more."""
+    return tl.exp2(tl.maximum(power, -400.0)).to(tl.int32, bitcast=True) >> 16
+
+
+@triton.jit
+def _wanted(largest, shift, low, start, tiles, TOGETHER: tl.constexpr):
+    """Which of the tiles from `start` may have a mass with bits of at least `low`."""
     tile = start + tl.arange(0, TOGETHER)
     tops = tl.load(largest + tile, mask=tile < tiles, other=float("-inf"))
-    # One more than the bits: the head rounded to the nearest, this cuts off.
-    most = (tl.exp2(tl.maximum(tops + shift, -400.0)).to(tl.int32, bitcast=True) >> 16) + 1
-    wanted = (tile < tiles) & (most >= low)
-    place = tile[:, None] * N + tl.arange(0, N)[None, :]
+    return (tile < tiles) & (_cut(tops + shift) + 1 >= low)
+
+
+@triton.jit
+def _bits(masses, wanted, start, N: tl.constexpr, TOGETHER: tl.constexpr):
+    """Bits [TOGETHER, N] of the tiles from `start`; 0 for tiles that are not wanted."""
+    place = (start + tl.arange(0, TOGETHER))[:, None] * N + tl.arange(0, N)[None, :]
     return tl.load(masses + place, mask=wanted[:, None], other=0).to(tl.int32)
 
 
@@ -46,7 +56,9 @@ def _count(masses, largest, shift, low, tiles, N: tl.constexpr, TOGETHER: tl.con
     """How many tokens have bits of at least `low`, which is at least 1."""
     number = tl.zeros((TOGETHER, N), dtype=tl.int32)
     for start in range(0, tiles, TOGETHER):
-        number += (_bits(masses, largest, shift, low, start, tiles, N, TOGETHER) >= low).to(tl.int32)
+        wanted = _wanted(largest, shift, low, start, tiles, TOGETHER)
+        if tl.max(wanted.to(tl.int32)) > 0:
+            number += (_bits(masses, wanted, start, N, TOGETHER) >= low).to(tl.int32)
     return tl.sum(number)
 
 
@@ -55,20 +67,36 @@ def _above(masses, largest, shift, low, peak, inverse_temperature, tiles, N: tl.
     """The weight of the tokens that have bits of at least `low`, which is at least 1."""
     weight = tl.zeros((TOGETHER, N), dtype=tl.float32)
     for start in range(0, tiles, TOGETHER):
-        bits = _bits(masses, largest, shift, low, start, tiles, N, TOGETHER)
-        weight += tl.where(bits >= low, _weight(bits, peak, inverse_temperature), 0.0)
+        wanted = _wanted(largest, shift, low, start, tiles, TOGETHER)
+        if tl.max(wanted.to(tl.int32)) > 0:
+            bits = _bits(masses, wanted, start, N, TOGETHER)
+            weight += tl.where(bits >= low, _weight(bits, peak, inverse_temperature), 0.0)
     return tl.sum(weight)
 
 
 @triton.jit
-def _kth(masses, largest, shift, k, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
+def _kth(masses, largest, shift, k, peak, tiles, N: tl.constexpr, TOGETHER: tl.constexpr):
     """Bits of the k-th largest mass; 0 where fewer have any."""
-    low, high = tl.full([], 0, tl.int32), tl.full([], INFINITY, tl.int32)
-    for _ in range(15):
+    low, high = tl.full([], 0, tl.int32), _cut(peak) + 2
+    middle = tl.maximum(high - REACH, 1)
+    while high - low > 1:
+        enough = _count(masses, largest, shift, middle, tiles, N, TOGETHER) >= k
+        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
         middle = (low + high) // 2
-        number = _count(masses, largest, shift, middle, tiles, N, TOGETHER)
-        enough, open_still = number >= k, high - low > 1
-        low, high = tl.where(enough & open_still, middle, low), tl.where(~enough & open_still, middle, high)
+    return low
+
+
+@triton.jit
+def _nucleus(masses, largest, shift, least, share, peak, inverse_temperature, tiles,
+             N: tl.constexpr, TOGETHER: tl.constexpr):  # fmt: skip
+    """The largest bits, from `least`, such that what is at or above them weighs `share`."""
+    low, high = least, _cut(peak) + 2
+    middle = tl.maximum(high - REACH, least + 1)
+    while high - low > 1:
+        weight = _above(masses, largest, shift, middle, peak, inverse_temperature, tiles, N, TOGETHER)
+        enough = weight >= share
+        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
+        middle = (low + high) // 2
     return low
 
 
@@ -81,15 +109,17 @@ def _walk(masses, largest, shift, low, tie, ties, least, peak, inverse_temperatu
     seen, seen_before = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     found = tl.full([], -1, tl.int32)
     for start in range(0, tiles, TOGETHER):
-        bits = _bits(masses, largest, shift, low, start, tiles, N, TOGETHER)
-        weights, tied = _kept(bits, low, tie, ties - seen, least, peak, inverse_temperature)
-        mass = tl.sum(weights)
-        here = (found < 0) & (total + mass > target)
-        found = tl.where(here, start, found)
-        before = tl.where(here, total, before)
-        seen_before = tl.where(here, seen, seen_before)
-        total += mass
-        seen += tied
+        wanted = _wanted(largest, shift, low, start, tiles, TOGETHER)
+        if tl.max(wanted.to(tl.int32)) > 0:
+            bits = _bits(masses, wanted, start, N, TOGETHER)
+            weights, tied = _kept(bits, low, tie, ties - seen, least, peak, inverse_temperature)
+            mass = tl.sum(weights)
+            here = (found < 0) & (total + mass > target)
+            found = tl.where(here, start, found)
+            before = tl.where(here, total, before)
+            seen_before = tl.where(here, seen, seen_before)
+            total += mass
+            seen += tied
     return total, found, before, seen_before
 
 
@@ -112,26 +142,19 @@ def draw_narrowed(masses, largest, shift, peak, uniform, inverse_temperature, to
     `shift` makes log2 of a tile's best mass of its `largest`."""
     low = tl.full([], 1, tl.int32)
     if top_k > 0:
-        low = tl.maximum(_kth(masses, largest, shift, top_k, tiles, N, TOGETHER), 1)
+        low = tl.maximum(_kth(masses, largest, shift, top_k, peak, tiles, N, TOGETHER), 1)
     tie, ties = tl.full([], -1, tl.int32), tl.full([], 0, tl.int32)
     if top_p < 1.0:
         whole = _above(masses, largest, shift, low, peak, inverse_temperature, tiles, N, TOGETHER)
         share = top_p * whole
-        # The largest bits such that what is at or above them has the share.
-        tie, high = low, tl.full([], INFINITY, tl.int32)
-        for _ in range(15):
-            middle = (tie + high) // 2
-            weight = _above(masses, largest, shift, middle, peak, inverse_temperature, tiles, N, TOGETHER)
-            enough = weight >= share
-            open_still = high - tie > 1
-            tie, high = tl.where(enough & open_still, middle, tie), tl.where(~enough & open_still, middle, high)
+        tie = _nucleus(masses, largest, shift, low, share, peak, inverse_temperature, tiles, N, TOGETHER)
         above = _above(masses, largest, shift, tie + 1, peak, inverse_temperature, tiles, N, TOGETHER)
         each = _weight(tie, peak, inverse_temperature)
         # One stays while what is before it is less than the share.
         ties = tl.maximum(tl.ceil((share - above) / each), 1.0).to(tl.int32)
         low = tie
     # The best's own bits, as they were rounded.
-    top = _kth(masses, largest, shift, 1, tiles, N, TOGETHER)
+    top = _kth(masses, largest, shift, 1, peak, tiles, N, TOGETHER)
     least = min_p * _weight(top, peak, inverse_temperature)
     total, _found, _before, _seen = _walk(
         masses, largest, shift, low, tie, ties, least, peak, inverse_temperature, float("inf"), tiles, N, TOGETHER
@@ -140,7 +163,8 @@ def draw_narrowed(masses, largest, shift, peak, uniform, inverse_temperature, to
     _total, found, before, seen = _walk(
         masses, largest, shift, low, tie, ties, least, peak, inverse_temperature, target, tiles, N, TOGETHER
     )
-    bits = _bits(masses, largest, shift, low, found, tiles, N, TOGETHER)
+    wanted = _wanted(largest, shift, low, found, tiles, TOGETHER)
+    bits = _bits(masses, wanted, found, N, TOGETHER)
     weights, _tied = _kept(bits, low, tie, ties - seen, least, peak, inverse_temperature)
     tile = tl.arange(0, TOGETHER)
     by_tile = tl.sum(weights, axis=1)
@@ -177,7 +201,7 @@ def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratc
     peak = tl.load(peaks + target)
     tile = tl.arange(0, TILES)
     shift = peak - tl.max(tl.load(tops + tile, mask=tile < tiles, other=float("-inf")))
-    least = _kth(own, tops, shift, BEST, tiles, N, TOGETHER)
+    least = _kth(own, tops, shift, BEST, peak, tiles, N, TOGETHER)
     above = _count(own, tops, shift, least + 1, tiles, N, TOGETHER)
     place = tl.arange(0, BEST)
     tl.store(scratch_ids + target * BEST + place, tl.full((BEST,), -1, tl.int32))
@@ -185,7 +209,7 @@ def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratc
     tl.debug_barrier()
     higher, equal = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     for start in range(0, tiles, TOGETHER):
-        bits = _bits(own, tops, shift, least, start, tiles, N, TOGETHER)
+        bits = _bits(own, _wanted(tops, shift, least, start, tiles, TOGETHER), start, N, TOGETHER)
         token = (start + tl.arange(0, TOGETHER))[:, None] * N + tl.arange(0, N)[None, :]
         over = ((bits > least) & (token < vocab)).to(tl.int32)
         tied = ((bits == least) & (token < vocab)).to(tl.int32)

@@ -56,6 +56,9 @@ class Tiling:
     soft: tuple[int, int, int] = (128, 256, 64)
     soft_warps: int = 8
     soft_stages: int = 3
+    soft_alone: tuple[int, int, int] = (256, 128, 64)
+    """For one canvas, whose rows then read each tile of the embedding once."""
+    soft_alone_stages: int = 4
     flatten: bool = False
     programs: int = 1
     """On each multiprocessor."""
@@ -100,7 +103,7 @@ class VocabularyEnd:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         self._banned = zeros(vocab)
-        self._banned[list(banned)] = -torch.inf
+        self._banned[list(banned)] = head.NEVER.value
         self._late, self._early = zeros(canvases, self._width), zeros(canvases, self._width)
         self._ceilings = zeros(2, canvases)
         self._slots, self._count = zeros(canvases, dtype=torch.int32), zeros(1, dtype=torch.int32)
@@ -190,12 +193,16 @@ class VocabularyEnd:
         )  # fmt: skip
 
     def _mean_embedding(self, first: int, most: int) -> None:
-        rows, columns, depth = self.tiling.soft
+        tiling = self.tiling
+        shape, stages = tiling.soft, tiling.soft_stages
+        if most == 1:
+            shape, stages = tiling.soft_alone, tiling.soft_alone_stages
+        rows, columns, depth = shape
         soft_embedding.soft_tiles[(self._programs,)](
             _tiles_of(self._masses, rows, depth), _tiles_of(self._embedding, depth, columns), self._partials,
             self._count, first, most, triton.cdiv(self._width, depth), HIDDEN=self.hidden,
-            SPLITS=soft_embedding.SPLITS, M=rows, N=columns, K=depth, FLATTEN=self.tiling.flatten,
-            WIDE=not self._on_gpu, num_warps=self.tiling.soft_warps, num_stages=self.tiling.soft_stages,
+            SPLITS=soft_embedding.SPLITS, M=rows, N=columns, K=depth, FLATTEN=tiling.flatten,
+            WIDE=not self._on_gpu, num_warps=tiling.soft_warps, num_stages=stages,
         )  # fmt: skip
         soft_embedding.add_pieces[(most * CANVAS,)](
             self._partials, self._norms, self.found.soft, self._slots, self._count, first, most, self._scale,
