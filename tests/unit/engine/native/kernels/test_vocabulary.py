@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from easel.engine.native.kernels import sampling
 from easel.engine.native.kernels.vocabulary import VocabularyEnd
 from easel.engine.native.noise import DrawKey, PhiloxNoise
 from easel.engine.native.sampler import Choice, Sampled, denoise
@@ -66,7 +67,7 @@ def _run(end: VocabularyEnd, hidden: torch.Tensor, canvases: dict[int, tuple[Cho
 
 
 def test_canvases_of_all_kinds_beside_an_idle_one() -> None:
-    """Poison where nothing was written yet, an idle canvas between two, and one slot's buffers used twice."""
+    """Poison where nothing was written yet, an idle canvas between two, and buffers used twice."""
     embedding, hidden = _world()
     end = VocabularyEnd(embedding, SOFTCAP, canvases=3, banned=BANNED, together=1)
     for buffer in (end._masses, end._largest, end._sums, end._spreads, end._partials, end._late, end._early):
@@ -87,13 +88,27 @@ def test_canvases_of_all_kinds_beside_an_idle_one() -> None:
     assert end.found.canvas[2].min() >= 0
     assert end.found.canvas[2].max() < VOCAB
     assert end.found.unchanged.tolist() == [0, 0, 0]
-    # The same again, not fresh: the argmax is what it was.
-    end.controls.fill(0, biased, DrawKey(2**63 + 7, 1, 3, 5), 128)
-    end.controls.idle(2)
-    end.controls.upload()
-    end.run(hidden[:CANVAS])
-    assert end.found.unchanged.tolist() == [1, 0, 0]
-    _check(end, 0, hidden, biased, DrawKey(2**63 + 7, 1, 3, 5), 128)
+
+
+def test_an_unchanged_argmax_is_noticed_within_the_canvas() -> None:
+    embedding, _ = _world()
+    end = VocabularyEnd(embedding, SOFTCAP, canvases=2, banned=BANNED)
+    seen = []
+    for fresh, position, token in ((True, 0, 3), (False, 0, 3), (False, 9, 4), (False, 10, 5), (True, 0, 3)):
+        end.controls.idle(0)
+        end.controls.fill(1, _choice(), DrawKey(0, 0, 0, 1), length=10, fresh=fresh)
+        end.controls.upload()
+        end._prepare(2)
+        end.found.argmax[1, position] = token
+        end.found.entropy[1] = 0.25
+        sampling.accept_positions[(2,)](
+            end.found.entropy, end.found.argmax, end._previous, end.found.accepted, end.found.mean_entropy,
+            end.found.unchanged, end.controls.device, end._slots, end._count, 0, 2, BLOCK=64,
+        )  # fmt: skip
+        seen.append(end.found.unchanged[1].item())
+    assert seen == [0, 1, 0, 1, 0]  # position 10 is not on a canvas of 10
+    assert end.found.mean_entropy[1] == 0.25
+    assert end.found.accepted[1].tolist() == [1] * 10 + [0] * 246
 
 
 def test_shapes_are_checked() -> None:
