@@ -1,5 +1,7 @@
-"""The least time a denoising step can take on a GPU: for each part the larger of its bytes over the copy ceiling and its
-operations over the product ceiling, summed. Ceilings are measured, shapes come from the model's configuration.
+"""The least time a denoising step can take on a GPU.
+
+For each part the larger of its bytes over the copy ceiling and its operations over the product ceiling, summed.
+Ceilings are measured, shapes come from the model's configuration.
 """
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ from __future__ import annotations
 import statistics
 
 import torch
+
 from easel.engine.native.config import ModelConfig
 
 NVFP4_BYTES = 0.5 + 1 / 16
@@ -17,11 +20,9 @@ def ceilings() -> dict[str, float]:
     """`copy_tb_s`: bytes read plus written of a large device copy; `bf16_tflop_s`: an 8192^3 product of random data."""
     source = torch.randn(2**30, dtype=torch.bfloat16, device="cuda")
     target = torch.empty_like(source)
-    copy = 2 * source.numel() * 2 / _median_s(lambda: target.copy_(source)) / 1e12
-    del source, target
+    copy = 2 * source.nbytes / _median_s(lambda: target.copy_(source)) / 1e12
     left, right = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     product = 2 * 8192**3 / _median_s(lambda: torch.mm(left, right)) / 1e12
-    torch.cuda.empty_cache()
     return {"copy_tb_s": round(copy, 3), "bf16_tflop_s": round(product, 1)}
 
 
