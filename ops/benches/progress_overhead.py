@@ -5,11 +5,12 @@
 
 Each round streams the same eight requests in ways that take turns: none with progress, one with it at the default rate,
 one at the highest rate, and one at the highest rate that nobody reads until the rest is done. The seeds are the same,
-so the engine does the same steps each time: what differs is what telling costs. A way's figure is the median over the
-rounds of its ratio to the plain way of the same round; above 1 is slower. `seven_s` is when the last of the seven
-others ended, `steps_per_s` counts passes of the engine's loop, `cpu_s_per_step` what server and clients together
-computed for one of them, which other programs on the machine disturb least. Answers run to `max_tokens` and each canvas
-for 16 steps, whatever the model says: the tiny one would be done before there is anything to tell.
+so the engine does the same work each time, give or take a pass at the start: what differs is what telling costs. A
+way's figure is the median over the rounds of its ratio to the plain way of the same round; above 1 is slower. `seven_s`
+is when the last of the seven others ended, `steps_per_s` counts passes of the engine's loop, `cpu_s_per_step` what
+server and clients together computed for one of them, which other programs on the machine disturb least. Answers run to
+`max_tokens` and each canvas for 16 steps, whatever the model says: the tiny one would be done before there is anything
+to tell.
 """
 
 from __future__ import annotations

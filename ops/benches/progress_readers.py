@@ -4,7 +4,7 @@
         > ops/benches/results/2026-11-23-progress-readers.json
 
 Tiny checkpoint, this process, real HTTP. Each round runs sixteen requests in ways that take turns, with the same seeds,
-so that the engine does the same steps each time:
+so that the engine does the same work each time, give or take a pass at the start:
 
     plain            sixteen plain streams
     read             sixteen with progress at the default rate, read as they come
