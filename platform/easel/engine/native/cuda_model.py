@@ -8,7 +8,8 @@ the order of launches. Refuses to know: what the groups are (`group_inputs`), gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -53,6 +54,7 @@ class CudaModel:
         self._logits = self._rows(most, config.experts)
         self.routing = Routing.for_rows(most, config.experts, config.top_k, self.device)
         self._expert_space = Workspace.for_rows(most, config.top_k, config.expert_intermediate, hidden, self.device)
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         dims = tuple(layer.head_dim for layer in widest.values())
         # Few groups are split over many cores, so the most space is not what the most groups need.
         spaces = [
@@ -128,15 +130,31 @@ class CudaModel:
         """Dense block and routed experts, from the three normed inputs to `x` and the next layer's `normed`."""
         count = x.shape[0]
         logits, dense, routed = self._logits[:count], self._mixed[:count], self._routed[:count]
+        with self._beside():
+            self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
         torch.mm(self._for_router[:count], weights.router.t(), out=logits)
         route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
         assert isinstance(weights.experts, PackedExperts), "experts stay packed on a GPU"
         run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space, routed)
-        self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
+        self._join()
         rows.after_feed_forward(
             x, dense, routed, weights.mlp_post_norm, weights.experts_post_norm, weights.post_norm,
             weights.encode_scalar, weights.decode_scalar, groups, following, self.config.eps, x, normed,
         )  # fmt: skip
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Launch what is inside on a second stream, until `_join`: routing is short launches that leave cores idle."""
+        if self._side is None:
+            yield
+            return
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            yield
+
+    def _join(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
 
     def _gated_block(self, x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, out: torch.Tensor) -> None:
         """`out = down(gelu(gate x) * up x)`."""

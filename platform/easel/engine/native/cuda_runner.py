@@ -65,7 +65,7 @@ class CudaRunner:
         self._forwards: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._ends: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._done = torch.cuda.Event()
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._host = {
             name: torch.empty_like(getattr(end.found, name), device="cpu", pin_memory=True)
             for name in ("argmax", "entropy", "accepted", "chosen", "top_ids", "top")
