@@ -63,14 +63,19 @@ def plain(
     return torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), values.repeat_interleave(shared, dim=1)).flatten(1)
 
 
-def attention_error(parts: Parts, kind: tuple[int, int, int | None], tiles: Tiles | None = None) -> float:
+def attention_error(
+    parts: Parts, kind: tuple[int, int, int | None], tiles: Tiles | None = None, dtype: torch.dtype = torch.bfloat16
+) -> float:
     """Largest relative error of a group; infinite where idle rows are not zero or two runs differ."""
     _, dim, window = kind
     groups, kv = make(parts, kind)
     q, k, v = inputs(parts, kind)
     tiles = tiles or Tiles.of(len(parts), ROWS, HEADS, dim)
     size = tiles.splits * q.shape[0] * HEADS
-    space = AttentionWorkspace(*(torch.full((n,), float("nan"), device="cuda") for n in (size * dim, size * 2)))
+    space = AttentionWorkspace(
+        torch.full((size * dim,), float("nan"), dtype=dtype, device="cuda"),
+        torch.full((size * 2,), float("nan"), device="cuda"),
+    )
     outs = [torch.full((q.shape[0], HEADS * dim), float("nan"), dtype=q.dtype, device="cuda") for _ in range(2)]
     for out in outs:
         attend(q, k, v, groups, kv, window, out, space, tiles)

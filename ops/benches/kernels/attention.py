@@ -24,20 +24,8 @@ from tests.gpu import attention_cases as cases
 KINDS = {"sliding": cases.SLIDING, "full": cases.FULL}
 LAYERS = {"sliding": 25, "full": 5}
 SWEEP = {
-    "sliding": [
-        Tiles(128, 64, 8, 2),
-        Tiles(128, 32, 8, 3),
-        Tiles(128, 32, 8, 4),
-        Tiles(128, 32, 8, 4, pack=2),
-        Tiles(128, 32, 8, 5),
-    ],
-    "full": [
-        Tiles(64, 32, 8, 2),
-        Tiles(128, 16, 8, 4, cuts=2),
-        Tiles(128, 32, 8, 2, cuts=2),
-        Tiles(64, 16, 4, 2, cuts=2),
-        Tiles(64, 32, 8, 3, cuts=2),
-    ],
+    "sliding": [Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 3)],
+    "full": [Tiles(64, 32, 8, 2), Tiles(128, 32, 8, 2, cuts=2), Tiles(128, 16, 8, 4, cuts=2)],
 }
 
 
@@ -81,15 +69,11 @@ class Workload:
         self.out = torch.empty(rows, cases.HEADS * kind[1], dtype=torch.bfloat16, device="cuda")
         numbers = 8 * rows * cases.HEADS if len(parts) <= 8 else 0
         self.space = AttentionWorkspace(
-            torch.empty(numbers * kind[1], device="cuda"), torch.empty(numbers * 2, device="cuda")
+            torch.empty(numbers * kind[1], dtype=torch.bfloat16, device="cuda"), torch.empty(numbers * 2, device="cuda")
         )
 
     def _set(self) -> tuple:
         return cases.inputs(self.parts, self.kind), *cases.make(self.parts, self.kind)
-
-    def halve(self) -> None:
-        """Parts in bf16."""
-        self.space = AttentionWorkspace(self.space.parts.bfloat16(), self.space.weights)
 
     def run(self, number: int, tiles: Tiles | None) -> None:
         (q, k, v), groups, kv = self.sets[number % len(self.sets)]
@@ -143,14 +127,6 @@ def main() -> None:
                 micros = _try(work.time, tiles)
                 table.append({"kind": name, "canvases": count, "context": 512, "tiles": str(tiles), "us": micros})
                 print(f"{name} {count} {tiles}: {micros} us, floor {floor:.1f}", flush=True)
-            if count == 1:
-                work.halve()
-                for tiles in [tiles for tiles in choices if tiles is None or tiles.splits > 1]:
-                    micros = _try(work.time, tiles)
-                    table.append(
-                        {"kind": name, "canvases": count, "context": 512, "bf16 parts": str(tiles), "us": micros}
-                    )
-                    print(f"{name} {count} {tiles} parts in bf16: {micros} us", flush=True)
             print(f"{name} {count} torch: {_try(work.torch_time)} us", flush=True)
         long = ((32000, 256, 0),) if kind[2] is None else ((8000, 256, 0),)
         for count in (1, 8):
@@ -165,7 +141,7 @@ def main() -> None:
             del work
     best = {}
     for row in table:
-        if row["context"] == 512 and "tiles" in row and isinstance(row["us"], float):
+        if row["context"] == 512 and isinstance(row["us"], float):
             key = (row["kind"], row["canvases"])
             best[key] = min(best.get(key, (1e9, "")), (row["us"], row["tiles"]))
     for count in rows_at:

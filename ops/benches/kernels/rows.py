@@ -54,13 +54,16 @@ def row_times(count: int):
     def feed_forward(t: list[torch.Tensor]) -> None:
         after_feed_forward(*t[:3], *weights[:3], scalar, scalar, groups, weights[3], EPS, t[3], t[4])
 
+    def embedding(t: list[torch.Tensor]) -> None:
+        embed(tokens, table, t[0], groups, weights[0], EPS, t[1], t[2])
+
     launches = {
         "norm": ([lambda t=t: norm(t[0], weights[0], EPS, t[1]) for t in tensors], 2 * HIDDEN),
         "gelu_gate": ([lambda p=p: gelu_gate(*p) for p in gates], 3 * WIDE),
-        "after_attention": ([lambda t=t: after_attention(t[0], t[1], *weights, EPS, *t[2:]) for t in tensors], 6 * HIDDEN),
+        "after_attention": ([lambda t=t: after_attention(*t[:2], *weights, EPS, *t[2:]) for t in tensors], 6 * HIDDEN),
         "after_feed_forward": ([lambda t=t: feed_forward(t) for t in tensors], 5 * HIDDEN),
-        "embed": ([lambda t=t: embed(tokens, table, t[0], groups, weights[0], EPS, t[1], t[2]) for t in tensors], 4 * HIDDEN),
-    }  # fmt: skip
+        "embed": ([lambda t=t: embedding(t) for t in tensors], 4 * HIDDEN),
+    }
     for name, (calls, elements) in launches.items():
         yield name, _try(replays, calls * (1 + 24 // len(calls))), rows * elements * 2 / COPY
 
@@ -78,12 +81,10 @@ def head_times(count: int):
             for _ in range(max(3, min(20, int(200e6 / size))))
         ]
         weight, frequencies = some(attention_cases.HEADS + kv_heads, dim), torch.rand(dim // 2, device="cuda")
+        fixed = (weight, frequencies, EPS, groups, kv)
         for shape in SHAPES:
-
-            def call(s: tuple, shape: tuple = shape) -> None:
-                shape_heads(s[0], weight, frequencies, EPS, groups, kv, *s[1:], shape)
-
-            micros = _try(replays, [lambda s=s: call(s) for s in sets] * (1 + 24 // len(sets)))
+            calls = [lambda s=s, f=fixed, shape=shape: shape_heads(s[0], *f, *s[1:], shape) for s in sets]
+            micros = _try(replays, calls * (1 + 24 // len(sets)))
             yield f"shape_heads {name} {shape}", micros, size / COPY
 
 

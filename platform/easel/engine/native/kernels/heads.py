@@ -145,7 +145,7 @@ def shape_heads(
     if k.shape != v.shape or qk_norm.shape != (heads + kv_heads, dim) or frequencies.shape != (dim // 2,):
         raise ValueError(f"k {list(k.shape)}, v {list(v.shape)}, qk_norm {list(qk_norm.shape)} do not fit q")
     columns = heads + kv_heads * (2 if own_values else 1)
-    block_rows, heads_each, warps = shape or ((4, 4, 4) if dim >= 512 else (8, 2, 4))
+    block_rows, heads_each, warps = shape or ((4, 2, 4) if dim >= 512 else (8, 2, 4))
     _shape_heads_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(columns, heads_each))](
         qkv,
         qk_norm,

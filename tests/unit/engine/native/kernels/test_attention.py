@@ -38,7 +38,7 @@ def _run(case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None) -
     for tensor in (q, k, v):
         tensor[~holds] = float("nan")  # never read
     out = torch.full((rows, heads * dim), float("nan"), dtype=dtype)
-    space = AttentionWorkspace.for_groups(groups.count, heads, (dim,), "cpu", case.rows_each)
+    space = AttentionWorkspace.for_groups(groups.count, heads, (dim,), "cpu", case.rows_each, dtype)
     if tiles is not None:
         size = tiles.splits * rows * heads
         space = AttentionWorkspace(torch.full((size * dim,), float("nan")), torch.full((size * 2,), float("nan")))
