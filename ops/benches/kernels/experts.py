@@ -150,20 +150,22 @@ def graph_ms(work: Callable[[], None], seconds: float = 0.4) -> float:
 def candidates(rows: int) -> list[tuple[int, kernels.Shape]]:
     """Tiles, warps and stages that may pay at that many rows."""
     by_tile = {
-        16: [(4, 4), (4, 8)],
-        32: [(4, 3), (4, 5), (4, 8)],
-        64: [(4, 3), (4, 5), (8, 5)],
-        128: [(4, 3), (8, 3), (8, 5)],
+        32: [(4, 3), (4, 3, 2), (8, 3, 2)],
+        64: [(4, 3), (8, 3, 2), (8, 4, 2)],
+        80: [(4, 3)],
+        96: [(8, 3, 2)],
+        128: [(8, 3), (8, 3, 2)],
+        160: [(8, 3)],
     }
-    tiles = {256: (16, 32, 64), 1024: (32, 64, 128), 2048: (64, 128)}.get(rows, (128,))
-    return [(tile, kernels.Shape(*shape)) for tile in tiles for shape in by_tile[tile]]
+    tiles = {256: (32,), 512: (32, 64), 1024: (64, 80, 96), 2048: (64, 96, 160)}
+    return [(tile, kernels.Shape(*shape)) for tile in tiles.get(rows, (64, 128)) for shape in by_tile[tile]]
 
 
-def warm(part: int, parts: int) -> None:
-    """Compile every parts-th candidate, into the cache on disk."""
-    jobs = sorted({(t, s.warps, s.stages) for rows in (256, 1024, 2048) for t, s in candidates(rows)})
-    for tile, warps, stages in jobs[part::parts]:
-        routes.FORCED_TILE, kernels.FORCED_SHAPE = tile, kernels.Shape(warps, stages)
+def warm(share: int, shares: int) -> None:
+    """Compile one share of the candidates, into the cache on disk."""
+    jobs = {(tile, shape) for rows in (256, 512, 1024, 2048, 4096) for tile, shape in candidates(rows)}
+    for tile, shape in sorted(jobs, key=repr)[share::shares]:
+        routes.FORCED_TILE, kernels.FORCED_SHAPE = tile, shape
         case = Case(1, [random_layer(0)])
         case.all()
     torch.cuda.synchronize()
@@ -177,9 +179,18 @@ def sweep(case: Case) -> list[dict[str, Any]]:
         case.routing = [kernels.Routing.for_rows(case.rows, EXPERTS, TOP_K, "cuda") for _ in case.layers]
         case.route()
         times = [graph_ms(case.one(which), 0.05) for which in (0, 1)]
-        found.append({"rows": case.rows, "tile": tile, "warps": shape.warps, "stages": shape.stages, "ms": times})
+        found.append(
+            {
+                "rows": case.rows,
+                "tile": tile,
+                "warps": shape.warps,
+                "stages": shape.stages,
+                "parts": shape.parts,
+                "ms": times,
+            }
+        )
         print(
-            f"  sweep {case.rows:5} tile {tile:3} warps {shape.warps} stages {shape.stages}: "
+            f"  sweep {case.rows:5} tile {tile:3} warps {shape.warps} stages {shape.stages} parts {shape.parts}: "
             f"gate_up {times[0]:7.3f} down {times[1]:7.3f}",
             flush=True,
         )
@@ -190,7 +201,7 @@ def sweep(case: Case) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("experts.json"))
-    parser.add_argument("--warm", type=int, nargs=2, metavar=("PART", "PARTS"))
+    parser.add_argument("--warm", type=int, nargs=2, metavar=("SHARE", "SHARES"))
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--canvases", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     arguments = parser.parse_args()
@@ -208,6 +219,15 @@ def main() -> None:
         ours, bf16 = check(layers[0], rows, lengths, skew)
         results["checks"].append({"rows": rows, "skew": skew, "error": ours, "bf16_error": bf16})
         print(f"check rows {rows} skew {skew}: error {ours:.2e}, bf16 matmuls {bf16:.2e}", flush=True)
+    if arguments.sweep:
+        for tile, shape in {(tile, shape) for rows in (256, 1024, 2048) for tile, shape in candidates(rows)}:
+            routes.FORCED_TILE, kernels.FORCED_SHAPE = tile, shape
+            ours, bf16 = check(layers[0], 2048, [256] * 8, 0.5)
+            results["checks"].append(
+                {"rows": 2048, "tile": tile, "parts": shape.parts, "error": ours, "bf16_error": bf16}
+            )
+            print(f"check tile {tile} {shape}: error {ours:.2e}, bf16 matmuls {bf16:.2e}", flush=True)
+        routes.FORCED_TILE, kernels.FORCED_SHAPE = None, None
     layers += [random_layer(seed) for seed in range(1, LAYERS)]
     print(f"{sum(layer.nbytes for layer in layers) / 1e9:.2f} GB in {time.perf_counter() - began:.0f} s", flush=True)
     results["cases"] = []

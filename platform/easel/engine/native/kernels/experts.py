@@ -52,6 +52,8 @@ class Shape:
 
     warps: int
     stages: int
+    parts: int = 1
+    """Row tiles that a program multiplies together: with two, inputs are read half as often."""
 
 
 FORCED_SHAPE: Shape | None = None
@@ -62,10 +64,9 @@ def shapes(tile: int) -> tuple[Shape, Shape]:
     """Of gate and up, and of down, for tiles of that many slots."""
     if FORCED_SHAPE is not None:
         return FORCED_SHAPE, FORCED_SHAPE
-    if tile >= 128:
-        return Shape(8, 5), Shape(8, 5)
-    # More stages would hide more of the memory's latency, and cost more in resident programs than that gains.
-    return Shape(4, 3), Shape(4, 3)
+    # More stages hide more of the memory's latency, and cost more in resident programs than that gains.
+    shape = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
+    return shape, shape
 
 
 def run_experts(
@@ -122,11 +123,13 @@ def _launch(
     gated: bool,
 ) -> None:
     row_tiles, column_tiles = matrix.words.shape[1:3]
-    _grouped[(most * row_tiles,)](
+    wide = 1 << (tile.bit_length() - 1)
+    _grouped[(most * triton.cdiv(row_tiles, shape.parts),)](
         x, matrix.words, matrix.scales, matrix.factors, out, routing.row, routing.tiles, routing.used,
         row_tiles, column_tiles, x.shape[1], out.shape[1], x.stride(0), out.stride(0), routing.tiles.stride(0),
-        SLOTS=tile, STAGES=shape.stages, GATED=gated, EVEN=x.shape[1] % TILE_COLUMNS == 0, ASSEMBLER=x.is_cuda,
-        num_warps=shape.warps,
+        SLOTS=wide, EXTRA=tile - wide, STAGES=shape.stages, PARTS=shape.parts, WHOLE=row_tiles % shape.parts == 0,
+        GATED=gated,
+        EVEN=x.shape[1] % TILE_COLUMNS == 0, ASSEMBLER=x.is_cuda, num_warps=shape.warps,
     )  # fmt: skip
 
 
@@ -180,48 +183,87 @@ def _weights(words, scales, J: tl.constexpr, ASSEMBLER: tl.constexpr):
 def _grouped(
     x, words, scales, factors, out, slot_row, tiles, used,
     row_tiles, column_tiles, columns, out_columns, x_stride, out_stride, tiles_stride,
-    SLOTS: tl.constexpr, STAGES: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr, ASSEMBLER: tl.constexpr,
+    SLOTS: tl.constexpr, EXTRA: tl.constexpr, STAGES: tl.constexpr, PARTS: tl.constexpr, WHOLE: tl.constexpr,
+    GATED: tl.constexpr, EVEN: tl.constexpr, ASSEMBLER: tl.constexpr,
 ):  # fmt: skip
-    """One tile of 128 weight rows by SLOTS slots. GATED: `x` is gathered by row, and gate and up become one."""
-    tile = tl.program_id(0) // row_tiles
-    part = tl.program_id(0) % row_tiles
+    """PARTS tiles of 128 weight rows by SLOTS + EXTRA slots. GATED: `x` is gathered by row, gate and up become one.
+
+    All tiles' first halves come first, so that a gate and its up lie in one thread.
+
+    EXTRA is 0 or a second, narrower product with the same weights, because a product's width is a power of two.
+    """
+    tl.assume(column_tiles > 0)  # else the assembler lets no two products overlap, for the sake of a loop of no turns
+    programs = (row_tiles + PARTS - 1) // PARTS
+    tile = tl.program_id(0) // programs
+    part = tl.program_id(0) % programs * PARTS
     if tile >= tl.load(used):
         return
     expert = tl.load(tiles + tile)
-    slot = tl.load(tiles + tiles_stride + tile) + tl.arange(0, SLOTS)
-    live = slot < tl.load(tiles + 2 * tiles_stride + tile)
-    row = tl.load(slot_row + slot, mask=live, other=0) if GATED else slot
-    half = tl.arange(0, 64)
+    first = tl.load(tiles + tiles_stride + tile)
+    end = tl.load(tiles + 2 * tiles_stride + tile)
     k = tl.arange(0, 16)
     block = (expert * row_tiles + part).to(tl.int64) * column_tiles
-    word_at = words + block * 2048 + tl.arange(0, 128)[:, None] * 16 + k[None, :]
-    scale_at = scales + block * 128 + tl.arange(0, 128)
+    r = tl.arange(0, 128 * PARTS)
+    which = r // 64 % PARTS
+    lane = r // (64 * PARTS) * 64 + r % 64  # within its tile
+    there = part + which < row_tiles
+    word_at = words + block * 2048 + (which * column_tiles * 2048 + lane * 16)[:, None] + k[None, :]
+    scale_at = scales + block * 128 + which * column_tiles * 128 + lane
+
+    slot = first + tl.arange(0, SLOTS)
+    row = tl.load(slot_row + slot, mask=slot < end, other=0) if GATED else slot
     x_at = x + row[None, :].to(tl.int64) * x_stride + k[:, None]
-    total = tl.zeros((128, SLOTS), tl.float32)
+    total = tl.zeros((128 * PARTS, SLOTS), tl.float32)
+    if EXTRA:
+        slot_2 = first + SLOTS + tl.arange(0, EXTRA)
+        row_2 = tl.load(slot_row + slot_2, mask=slot_2 < end, other=0) if GATED else slot_2
+        x_at_2 = x + row_2[None, :].to(tl.int64) * x_stride + k[:, None]
+        total_2 = tl.zeros((128 * PARTS, EXTRA), tl.float32)
     for step in tl.range(0, column_tiles, num_stages=STAGES):
-        word = tl.load(word_at + step * 2048)
-        scale = tl.load(scale_at + step * 128)
+        if WHOLE:
+            word = tl.load(word_at + step * 2048)
+            scale = tl.load(scale_at + step * 128)
+        else:
+            word = tl.load(word_at + step * 2048, mask=there[:, None], other=0)
+            scale = tl.load(scale_at + step * 128, mask=there, other=0)
         for j in tl.static_range(4):
-            some = live[None, :] if EVEN else live[None, :] & (step * 64 + j * 16 + k < columns)[:, None]
-            inputs = tl.load(x_at + step * 64 + j * 16, mask=some, other=0.0)
-            if not ASSEMBLER:
-                inputs = inputs.to(tl.float32)
-            total = tl.dot(_weights(word, scale, j, ASSEMBLER), inputs, total)
+            column = step * 64 + j * 16
+            weights = _weights(word, scale, j, ASSEMBLER)
+            some = (slot < end)[None, :] if EVEN else (slot < end)[None, :] & (column + k < columns)[:, None]
+            inputs = tl.load(x_at + column, mask=some, other=0.0)
+            total = tl.dot(weights, inputs if ASSEMBLER else inputs.to(tl.float32), total)
+            if EXTRA:
+                some = (slot_2 < end)[None, :] if EVEN else (slot_2 < end)[None, :] & (column + k < columns)[:, None]
+                inputs = tl.load(x_at_2 + column, mask=some, other=0.0)
+                total_2 = tl.dot(weights, inputs if ASSEMBLER else inputs.to(tl.float32), total_2)
     factor = tl.load(factors + expert * 2)
+    factor_2 = tl.load(factors + expert * 2 + 1)
+    _finish(total, factor, factor_2, out, slot, end, part, out_stride, out_columns, PARTS, GATED)
+    if EXTRA:
+        _finish(total_2, factor, factor_2, out, slot_2, end, part, out_stride, out_columns, PARTS, GATED)
+
+
+@triton.jit
+def _finish(
+    total, factor, factor_2, out, slot, end, part, out_stride, out_columns, PARTS: tl.constexpr, GATED: tl.constexpr
+):
+    """Factors, the gate, and the way out. Slots of one expert lie one after another: their rows are written whole."""
     out_at = out + slot[None, :].to(tl.int64) * out_stride
+    live = (slot < end)[None, :]
     if GATED:
-        gate, up = tl.split(tl.permute(tl.reshape(total, (2, 64, SLOTS)), (1, 2, 0)))
+        gate, up = tl.split(tl.permute(tl.reshape(total, (2, 64 * PARTS, slot.shape[0])), (1, 2, 0)))
         gate *= factor
-        up *= tl.load(factors + expert * 2 + 1)
+        up *= factor_2
         # gelu by tanh: 0.5 x (1 + tanh y) = x sigmoid(2 y)
         inner = 1.5957691216057308 * gate * (1.0 + 0.044715 * gate * gate)
         value = gate / (1.0 + tl.exp(-tl.maximum(inner, -80.0))) * up
-        column = part * 64 + half
-        tl.store(out_at + column[:, None], value.to(tl.bfloat16), mask=live[None, :])
+        column = part * 64 + tl.arange(0, 64 * PARTS)
     else:
-        column = part * 128 + tl.arange(0, 128)
-        inside = live[None, :] & (column < out_columns)[:, None]
-        tl.store(out_at + column[:, None], (total * factor).to(tl.bfloat16), mask=inside)
+        value = total * factor
+        r = tl.arange(0, 128 * PARTS)
+        column = part * 128 + r // 64 % PARTS * 128 + r // (64 * PARTS) * 64 + r % 64
+    inside = live & (column < out_columns)[:, None]
+    tl.store(out_at + column[:, None], value.to(tl.bfloat16), mask=inside)
 
 
 @triton.jit

@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-CHUNK = 1024
-"""Pairs that one program of the sort looks at together."""
+CHUNK = 4096
+"""Pairs that one program of the sort looks at together, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ class Routing:
 
         weights = torch.zeros(rows, top_k, dtype=torch.float32, device=device)
         most = max(most_tiles(count, experts, top_k) for count in range(256, rows + 256, 256))
-        return cls(weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, most), ints(1))
+        return cls(
+            weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, -(-most // 16) * 16), ints(1)
+        )
 
 
 FORCED_TILE: int | None = None
@@ -55,11 +57,18 @@ FORCED_TILE: int | None = None
 
 
 def tile_slots(rows: int, experts: int, top_k: int) -> int:
-    """Slots of one expert that a program multiplies together: a choice by the number of rows alone."""
+    """Slots of one expert that a program multiplies together: a choice by the number of rows alone.
+
+    A power of two from 16, or the sum of two: a little more than an expert's mean, so that most need one tile.
+    """
     if FORCED_TILE is not None:
         return FORCED_TILE
     each = rows * top_k / experts
-    return 32 if each <= 24 else 64 if each <= 160 else 128
+    if each <= 24:
+        return 32
+    if each <= 160:
+        return 80 if 52 < each <= 72 else 64
+    return 128
 
 
 def most_tiles(rows: int, experts: int, top_k: int) -> int:
@@ -89,9 +98,10 @@ def route(
         logits, per_expert_scale, length, out.weights, out.index, rows, logits.stride(0), rows // groups,
         EXPERTS=experts, TOP_K=top_k, TOP_PAD=triton.next_power_of_2(top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
+    chunk = min(CHUNK, max(256, triton.next_power_of_2(rows * top_k)))
     _sort[(experts,)](
         out.index, out.slot, out.row, out.tiles, out.used, rows * top_k, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TILE=tile_slots(rows, experts, top_k), CHUNK=CHUNK, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TILE=tile_slots(rows, experts, top_k), CHUNK=chunk, num_warps=8,
     )  # fmt: skip
 
 

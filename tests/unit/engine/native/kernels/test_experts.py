@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
+from easel.engine.native.kernels import experts as experts_module
+from easel.engine.native.kernels import routing as routing_module
 from easel.engine.native.kernels.experts import PackedExperts, Routing, Workspace, route, run_experts
 from easel.engine.native.kernels.packing import TILE_ROWS, Nvfp4, pack_experts, unpack_matrix
 from easel.engine.native.nvfp4 import dequantise
@@ -127,11 +129,17 @@ def test_routing_refuses_what_does_not_fit() -> None:
         route(torch.zeros(8, 8), torch.ones(8), torch.tensor([8], dtype=torch.int32), 2, routing)
 
 
+@pytest.mark.parametrize(("tile", "parts"), [(32, 1), (48, 2), (16, 2), (64, 1)])
 @pytest.mark.parametrize(
     ("hidden", "wide", "lengths", "each", "skewed"),
     [(64, 64, [40], 40, True), (80, 48, [3, 0, 5], 6, False), (192, 128, [7], 8, False), (64, 64, [0], 4, False)],
 )
-def test_weighted_sum_of_experts(hidden: int, wide: int, lengths: list[int], each: int, skewed: bool) -> None:
+def test_weighted_sum_of_experts(
+    hidden: int, wide: int, lengths: list[int], each: int, skewed: bool, tile: int, parts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(routing_module, "FORCED_TILE", tile)
+    monkeypatch.setattr(experts_module, "FORCED_SHAPE", experts_module.Shape(4, 3, parts))
     experts, top_k, rows = 4, 2, each * len(lengths)
     parts, packed = layer(experts, hidden, wide)
     generator = torch.Generator().manual_seed(7)
