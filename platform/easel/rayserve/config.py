@@ -65,9 +65,6 @@ def autoscaling_config(autoscaling: AutoscalingSettings) -> dict[str, Any]:
         "downscale_to_zero_delay_s": 0.0,
         "upscaling_factor": 1.0,
         "downscaling_factor": 1.0,
-        # Of Serve's own measurements only its cold start from zero remains.
-        "metrics_interval_s": 1.0,
-        "look_back_period_s": 2.0,
     }
 
 

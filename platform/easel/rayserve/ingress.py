@@ -87,7 +87,7 @@ class Ingress:
         self._backend = RoutedBackend(router, watch)
         self._reporter = Reporter(router, partial(find_or_start, context.app_name))
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
-        app = create_app(settings, self._backend, recorder)
+        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants)
         if settings.playground.enabled:
             mount(app)
         app.add_middleware(LeaveRequestIdToServe)

@@ -1,4 +1,4 @@
-"""The backend over a stand-in for Serve's handle: what a client may learn of each failure, and what waits how long."""
+"""The engine handle over a stand-in for Serve's: what a client may learn of each failure, and what waits how long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from easel.errors import ContextLengthExceeded, EaselError, EngineFailed, InternalError, NotReady, QueueFull
 from easel.protocol import Event, Finished, GenerationRequest, Started, Usage
-from easel.rayserve.backend import HandleBackend, translate
+from easel.rayserve.backend import EngineHandle, translate
 from easel.rayserve.watch import ReplicaWatch
 
 STARTED, FINISHED = Started(at=0.0), Finished("length", Usage())
@@ -61,12 +61,12 @@ class Handle:
         return self.given[-1]
 
 
-def backend(handle: Handle, running: Callable[[], int] = lambda: 1, patience_s: float = 0.05) -> HandleBackend:
-    return HandleBackend(handle, ReplicaWatch(running, max_age_s=0.0), patience_s=patience_s, look_s=0.01)
+def backend(handle: Handle, running: Callable[[], int] = lambda: 1, patience_s: float = 0.05) -> EngineHandle:
+    return EngineHandle(handle, ReplicaWatch(running, max_age_s=0.0), patience_s=patience_s, look_s=0.01)
 
 
-async def events(made: HandleBackend) -> list[Event]:
-    return [event async for event in made.generate(REQUEST)]
+async def events(made: EngineHandle) -> list[Event]:
+    return [event async for event in made.send(REQUEST)]
 
 
 def remote(error: Exception) -> RayTaskError:
@@ -86,7 +86,7 @@ async def test_passes_events_on_and_lets_go_of_the_response() -> None:
 
 async def test_closing_cancels_the_call() -> None:
     handle = Handle([STARTED, "wait"])
-    async with aclosing(cast("Any", backend(handle).generate(REQUEST))) as stream:
+    async with aclosing(cast("Any", backend(handle).send(REQUEST))) as stream:
         assert await anext(stream) == STARTED
         assert not handle.given[0].cancelled
     assert handle.given[0].cancelled
@@ -119,19 +119,27 @@ async def test_gives_up_when_no_replica_runs_and_says_when_to_come_back() -> Non
     assert handle.given[0].cancelled
 
 
-async def test_a_request_that_met_a_dead_replica_before_it_began_is_tried_once_more() -> None:
+async def test_a_dead_replica_is_an_engine_failed_from_a_single_try() -> None:
+    """Whether it is tried again is the router's to say."""
     handle = Handle([ActorDiedError()], [STARTED, FINISHED])
-    assert await events(backend(handle)) == [STARTED, FINISHED]
-    assert [response.cancelled for response in handle.given] == [True, True]
-    handle = Handle([ActorDiedError()], [ActorDiedError()], [STARTED, FINISHED])
     with pytest.raises(EngineFailed):
         await events(backend(handle))
-    assert len(handle.given) == 2
+    assert len(handle.given) == 1
+    assert handle.given[0].cancelled
+
+
+async def test_what_an_error_says_of_itself_crosses_with_it() -> None:
+    failure = EngineFailed("a bad request")
+    failure.retryable = False
+    with pytest.raises(EngineFailed) as raised:
+        await events(backend(Handle([remote(failure)])))
+    assert type(raised.value) is EngineFailed
+    assert raised.value.retryable is False
 
 
 async def test_a_request_that_had_begun_is_not_run_twice() -> None:
     handle = Handle([STARTED, ActorDiedError()], [STARTED, FINISHED])
-    stream = backend(handle).generate(REQUEST)
+    stream = backend(handle).send(REQUEST)
     assert await anext(stream) == STARTED
     with pytest.raises(EngineFailed):
         await anext(stream)
@@ -170,8 +178,3 @@ def test_says_nothing_of_what_is_not_a_clients_business(error: Exception, expect
     assert type(made) is expected
     assert "secret" not in made.message
     assert "Traceback" not in made.message
-
-
-async def test_ready_says_why_not() -> None:
-    assert await backend(Handle()).ready() is None
-    assert "loading" in str(await backend(Handle(), running=lambda: 0).ready())

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve.schema import ServeDeploySchema
 
+from easel.errors import ConfigurationError
 from easel.protocol import EngineLimits
 from easel.rayserve import config
+from easel.router.autoscaling import ScalingTargets
 from easel.settings import AppSettings, ServeSettings, load, parse
 
 ROOT = Path(__file__).parents[3]
@@ -87,3 +90,45 @@ def test_a_file_that_gives_one_field_of_a_deployment_keeps_the_other_defaults() 
     assert settings.deployments.ingress.max_ongoing_requests == ServeSettings().deployments.ingress.max_ongoing_requests
     assert settings.deployments.ingress.cpus == 0.5
     assert settings.deployments.engine.max_ongoing_requests == ServeSettings().deployments.engine.max_ongoing_requests
+
+
+def autoscaled(**autoscaling: Any) -> Any:
+    made = config.serve_config(parse({"deployments": {"engine": {"autoscaling": autoscaling}}}))
+    ServeDeploySchema.model_validate(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "change", [{"min_replicas": 0}, {"max_replicas": 9}, {"target_s": 9.0}, {"mode": "queue_depth"}, {"up_step": 2}]
+)
+def test_bounds_and_targets_of_autoscaling_restart_nothing(change: dict[str, Any]) -> None:
+    """By Ray's own rule of what makes another version of the code."""
+    before, after = autoscaled(max_replicas=3), autoscaled(**{"max_replicas": 3} | change)
+    assert before != after
+    versions = {
+        get_app_code_version(ServeDeploySchema.model_validate(made).applications[0]) for made in (before, after)
+    }
+    assert len(versions) == 1
+
+
+def test_the_policy_is_named_wherever_bounds_are() -> None:
+    """Serve takes `autoscaling_config` whole: without a policy in it, its own would decide."""
+    engine = autoscaled(max_replicas=3)["applications"][0]["deployments"][1]
+    assert "num_replicas" not in engine
+    assert engine["autoscaling_config"]["policy"]["policy_function"] == config.AUTOSCALING_POLICY
+
+
+def test_what_the_policy_is_told_are_its_targets() -> None:
+    ingress = autoscaled(min_replicas=0, target_s=7.0)["applications"][0]["deployments"][0]
+    told = ingress["user_config"]["autoscaling"]
+    assert told["scales_to_zero"]
+    targets = ScalingTargets(**told["targets"], min_replicas=0, max_replicas=1)
+    assert targets.target_s == 7.0
+    fields = set(ScalingTargets.__dataclass_fields__)
+    assert fields == set(told["targets"]) | {"min_replicas", "max_replicas"}
+    assert config.live_targets(None) is None
+
+
+def test_more_at_least_than_at_most_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"min_replicas \(5\) is above max_replicas \(2\)"):
+        autoscaled(min_replicas=5, max_replicas=2)
