@@ -1,7 +1,8 @@
 """Times the attention kernel on one GPU: tiles, numbers of canvases and contexts, beside torch's own attention.
 
-    PYTHONPATH=platform:. python ops/benches/kernels/attention.py OUT.json [--sweep]
+    PYTHONPATH=platform:. python ops/benches/kernels/attention.py OUT.json [--sweep] [--brief]
 
+`--sweep`: other tiles too. `--brief`: without torch and long contexts.
 Each figure is the median of 7 replays of a CUDA graph of at least 24 launches, which rotate over inputs larger than
 the L2 cache. Errors are relative to fp32.
 """
@@ -99,14 +100,14 @@ class Workload:
 
 def main() -> None:
     """Check, then sweep or time what the kernel chooses by itself."""
-    target, sweep = Path(sys.argv[1]), "--sweep" in sys.argv
+    target, sweep, brief = Path(sys.argv[1]), "--sweep" in sys.argv, "--brief" in sys.argv
     torch.manual_seed(0)
     table: list[dict[str, object]] = []
     rows_at = {1: ((512, 256, 0),), 4: ((512, 256, 0),) * 4, 8: ((512, 256, 0),) * 8}
     for name, kind in KINDS.items():
         candidates = SWEEP[name] if sweep else []
         with ThreadPoolExecutor(16) as pool:  # compiles at once; twice, because splitting is compiled in
-            some = [replace(tiles, splits=splits) for tiles in candidates for splits in (1, 2)]
+            some = [replace(tiles, splits=splits) for tiles in candidates for splits in ((1,) if brief else (1, 2))]
             list(pool.map(lambda tiles, kind=kind: _try(cases.attention_error, cases.ONE, kind, tiles), some))
         for tiles in [None, *candidates]:
             errors = [_try(cases.attention_error, parts, kind, tiles) for parts in (cases.ONE, cases.MIXED)]
@@ -120,16 +121,17 @@ def main() -> None:
                     count * (cases.HEADS // tiles.pack) * tiles.cuts * (cases.ROWS // (tiles.queries // tiles.pack))
                 )
                 splits = {1, *(n for n in (2, 4, 8) if programs * n <= 300)} if programs < 200 else {1}
-                if count == 1:
-                    splits -= {1}
+                splits = {1} if brief else splits - ({1} if count == 1 else set())
                 choices += [replace(tiles, splits=n) for n in sorted(splits)]
             for tiles in choices:
                 micros = _try(work.time, tiles)
                 table.append({"kind": name, "canvases": count, "context": 512, "tiles": str(tiles), "us": micros})
                 print(f"{name} {count} {tiles}: {micros} us, floor {floor:.1f}", flush=True)
+            if brief:
+                continue
             print(f"{name} {count} torch: {_try(work.torch_time)} us", flush=True)
         long = ((32000, 256, 0),) if kind[2] is None else ((8000, 256, 0),)
-        for count in (1, 8):
+        for count in () if brief else (1, 8):
             work = Workload(long * count, kind)
             floor = flops(long * count, kind) / 730e6
             for tiles in [None, *(candidates if count == 8 else [])]:

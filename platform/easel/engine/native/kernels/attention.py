@@ -42,15 +42,11 @@ class Tiles:
         """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md)."""
         most = max(16, triton.next_power_of_2(rows_each))
         warps = 8 if head_dim >= 256 else 4
-        if head_dim >= 512:
-            usual = Tiles(min(128, most), 32, warps, stages=2, cuts=2)
-        else:
-            usual = Tiles(min(128, most), 64, warps, stages=2)
-        programs = groups * heads * usual.cuts * triton.cdiv(rows_each, usual.queries)
+        whole = Tiles(min(128, most), 32, warps, 2, cuts=2) if head_dim >= 512 else Tiles(min(128, most), 64, warps, 2)
+        split = Tiles(min(64, most), 32, warps, 2) if head_dim >= 512 else Tiles(min(128, most), 32, warps, 3)
+        programs = groups * heads * triton.cdiv(rows_each, split.queries)
         splits = max(1, min(MOST_SPLITS, CORES // programs))
-        if splits > 1 and head_dim < 512:  # few tiles each: smaller ones share out better
-            return replace(usual, keys=32, stages=3, splits=splits)
-        return replace(usual, splits=splits)
+        return replace(split, splits=splits) if splits > 1 else whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +78,9 @@ class AttentionWorkspace:
 
 
 @triton.jit
-def _absorb(q, k, v, key, limit, lowest, highest, masked, most, total, mixed):
-    """Take one tile of keys into the running softmax. Not `masked`: every row sees all of the tile."""
-    scores = tl.dot(q, tl.trans(k))
-    if masked:
-        seen = (key < limit)[None, :] & (key[None, :] >= lowest[:, None]) & (key[None, :] <= highest[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
+def _absorb(q, k, v, seen, most, total, mixed):
+    """Take one tile of keys into the running softmax."""
+    scores = tl.where(seen, tl.dot(q, tl.trans(k)), float("-inf"))
     larger = tl.maximum(most, tl.max(scores, axis=1))
     # A row that has seen no key yet: any finite number will do, and its exponentials are 0.
     below = tl.where(larger == float("-inf"), 0.0, larger) * 1.4426950408889634
@@ -184,18 +177,16 @@ def _attend_kernel(
             cell = (slot * kv_heads + shared)[:, None] * dim
             k_tile = tl.load(pool_keys + cell + at[None, :], mask=there[:, None], other=0.0)
             v_tile = tl.load(pool_values + cell + value_at[None, :], mask=there[:, None], other=0.0)
-            masked = encodes | (old_from + (tile + 1) * keys > 0)
-            most, total, mixed = _absorb(query, k_tile, v_tile, key, 0, lowest, highest, masked, most, total, mixed)
+            seen = there[None, :] & (key[None, :] >= lowest[:, None])
+            most, total, mixed = _absorb(query, k_tile, v_tile, seen, most, total, mixed)
         for tile in range(tl.maximum(from_tile, old_tiles) - old_tiles, tl.maximum(to_tile, old_tiles) - old_tiles):
             key = own_from + tile * keys + tl.arange(0, keys)
             there = key < own_to
             cell = ((group * rows_each + key).to(tl.int64) * kv_heads + shared)[:, None] * dim
             k_tile = tl.load(k + cell + at[None, :], mask=there[:, None], other=0.0)
             v_tile = tl.load(v + cell + value_at[None, :], mask=there[:, None], other=0.0)
-            masked = encodes | (own_from + (tile + 1) * keys > own_to)
-            most, total, mixed = _absorb(
-                query, k_tile, v_tile, key, own_to, lowest, highest, masked, most, total, mixed
-            )
+            seen = (key[None, :] <= highest[:, None]) & (key[None, :] >= lowest[:, None])
+            most, total, mixed = _absorb(query, k_tile, v_tile, seen, most, total, mixed)
         if splits > 1:
             part = split * rows.to(tl.int64) * heads + place
             kept = row < own
