@@ -31,9 +31,19 @@ WIDE, TALL, SMALL = (128, 256, 64), (256, 128, 64), (128, 128, 64)
 TILINGS = (
     Tiling(),
     Tiling(flatten=True),
-    Tiling(head_stages=4, soft_stages=4, soft_alone_stages=3),
-    Tiling(head=TALL, head_stages=4, soft=TALL, soft_stages=4),
-    Tiling(head=SMALL, head_warps=4, soft=SMALL, soft_warps=4, soft_alone=SMALL, soft_alone_stages=3, programs=2),
+    Tiling(head_stages=3, soft_stages=3, soft_alone_stages=3),
+    Tiling(head=TALL, soft=TALL),
+    Tiling(
+        head=SMALL,
+        head_warps=4,
+        head_stages=3,
+        soft=SMALL,
+        soft_warps=4,
+        soft_stages=3,
+        soft_alone=SMALL,
+        soft_alone_stages=3,
+        programs=2,
+    ),
 )
 
 

@@ -20,13 +20,15 @@ from easel.engine.native.kernels.head import ROWS, live_canvases
 REACH = tl.constexpr(2048)
 """Where a search looks first: 16 powers of two below the best. What a request keeps seldom reaches further."""
 BEST = tl.constexpr(64)
+SMALLEST = tl.constexpr(1e-37)
+"""Stands for 0 where a logarithm is taken and not used."""
 
 
 @triton.jit
 def _weight(bits, peak, inverse_temperature):
     """Mass relative to the row's best, to the power of 1 / temperature. 0 for a mass of 0."""
     value = (bits << 16).to(tl.float32, bitcast=True)
-    power = tl.exp2((tl.log2(tl.maximum(value, 1e-37)) - peak) * inverse_temperature)
+    power = tl.exp2((tl.log2(tl.maximum(value, SMALLEST)) - peak) * inverse_temperature)
     return tl.where(bits > 0, power, 0.0)
 
 
@@ -187,7 +189,8 @@ def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratc
     """The BEST likeliest tokens of each position whose canvas asks, best first, the lower id first among equals.
 
     `ids` int32 and `values` fp32 (log-probabilities, nats) [canvases * ROWS, BEST]; the scratches alike. A vocabulary
-    of fewer fills the rest with id -1 and -inf. Grid (most * ROWS,).
+    of fewer fills the rest with id -1 and -inf. Chances below e**-157 of what the row's ceiling would have (only
+    beside a token with a large bias) are not told apart from that or from 0. Grid (most * ROWS,).
     """
     row = tl.program_id(0)
     if row // ROWS >= live_canvases(count, first, most):
@@ -227,7 +230,7 @@ def best_tokens(masses, largest, peaks, chosen, ids, values, scratch_ids, scratc
     bits = tl.load(scratch_bits + target * BEST + place)
     better = (bits[None, :] > bits[:, None]) | ((bits[None, :] == bits[:, None]) & (place[None, :] < place[:, None]))
     rank = tl.sum(better.to(tl.int32), axis=1)
-    value = tl.log2((bits << 16).to(tl.float32, bitcast=True)) - peak
+    value = tl.log2(tl.maximum((bits << 16).to(tl.float32, bitcast=True), SMALLEST)) - peak
     value = tl.where(bits > 0, value * 0.6931471805599453 + tl.load(chosen + target), float("-inf"))
     tl.store(ids + target * BEST + rank, token)
     tl.store(values + target * BEST + rank, value)

@@ -52,10 +52,10 @@ class Tiling:
 
     head: tuple[int, int, int] = (128, 256, 64)
     head_warps: int = 8
-    head_stages: int = 3
+    head_stages: int = 4
     soft: tuple[int, int, int] = (128, 256, 64)
     soft_warps: int = 8
-    soft_stages: int = 3
+    soft_stages: int = 4
     soft_alone: tuple[int, int, int] = (256, 128, 64)
     """For one canvas, whose rows then read each tile of the embedding once."""
     soft_alone_stages: int = 4
