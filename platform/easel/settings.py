@@ -19,6 +19,7 @@ taken up while they run.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -111,6 +112,19 @@ class ModelSettings(Settings):
         return folder
 
 
+class KeyLimits(Settings):
+    """What one API key may use, over the whole service. None: as much as it likes."""
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Calls a minute, whatever they hold. Live."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """Tokens a minute: those of prompts, when a call comes, and those of answers, as they are committed. Live."""
+    denoising_steps_per_minute: int | None = Field(None, ge=1)
+    """Denoising steps a minute, over all canvases: what a service of canvases really spends. Live."""
+    max_concurrent: int | None = Field(None, ge=1)
+    """Calls at once. Live."""
+
+
 class ApiSettings(Settings):
     """The OpenAI-compatible edge."""
 
@@ -123,6 +137,12 @@ class ApiSettings(Settings):
     OpenAI's API does. Restart."""
     cors_origins: tuple[str, ...] = ()
     """Origins that browsers may call from. Empty: none, no CORS headers at all. Restart."""
+    keys_file: str | None = Field(None, min_length=1)
+    """File of API keys, such as a mounted Kubernetes secret: see docs/keys.md. It is read again when it changes. None:
+    no key is asked for, which is for loopback only. Restart."""
+    open_to_all: bool = False
+    """Serve without keys even where others than this machine can reach the API: something before it checks who calls.
+    Restart."""
     heartbeat_s: float = Field(15.0, gt=0.0, le=600.0)
     """Seconds of silence in a stream after which a comment line is sent, so that no proxy on the way takes a slow
     canvas for a dead connection. Restart."""
@@ -138,8 +158,9 @@ class RouterSettings(Settings):
     part."""
 
     max_queued_work: float = Field(20_000.0, gt=0.0)
-    """Most work that waits for a seat, in units. Beyond it requests get 503 and a Retry-After, but for tenants that have
-    less than a fair part of the queue: with them it may come to twice that. 20,000 is about 700 canvases. Restart."""
+    """Most work that waits for a seat, in units. Beyond it requests get 503 and a Retry-After, but for tenants that
+    have less than a fair part of the queue: with them it may come to twice that. 20,000 is about 700 canvases.
+    Restart."""
     max_queued_requests: int = Field(2_000, ge=1, le=1_000_000)
     """Most requests that wait for a seat. Restart."""
     tenant_queue_share: float = Field(0.5, gt=0.0, le=1.0)
@@ -319,6 +340,11 @@ class ServeSettings(Settings):
     local: LocalSettings = LocalSettings()
 
     @model_validator(mode="after")
+    def _keys_where_others_reach_it(self) -> Self:
+        ensure_guarded(self.local.host, self.app.api, "local.host")
+        return self
+
+    @model_validator(mode="after")
     def _streams_outlive_requests(self) -> Self:
         limit = self.app.api.request_timeout_s
         for tier in ("ingress", "engine"):
@@ -329,6 +355,23 @@ class ServeSettings(Settings):
                     f"({limit:g}): a replica that is replaced would cut streams"
                 )
         return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ensure_guarded(host: str, api: ApiSettings, setting: str) -> None:
+    """Raises `ValueError` where the API would be open to others than this machine without keys and without a word."""
+    if not is_loopback(host) and api.keys_file is None and not api.open_to_all:
+        raise ValueError(
+            f"{setting}: {host} is not loopback, so anybody who reaches it could use the API; set app.api.keys_file, "
+            "or app.api.open_to_all where something before it checks who calls"
+        )
 
 
 def parse(data: Any, source: str = "settings") -> ServeSettings:

@@ -17,6 +17,7 @@ from easel.api.schemas import (
     ChatBody,
     ChatMessage,
     CompletionBody,
+    EaselOptions,
     StreamOptions,
 )
 from easel.settings import ApiSettings
@@ -40,7 +41,11 @@ def served() -> list[str]:
         for name, field in schema.model_fields.items():
             routes = where(name, ChatBody.model_fields, CompletionBody.model_fields)
             rows[name] = f"| `{name}` | {routes} | {cell(field.description or '')} |"
-    for prefix, part in (("stream_options.", StreamOptions), ("messages.N.", ChatMessage)):
+    for prefix, part in (
+        ("stream_options.", StreamOptions),
+        ("easel.", EaselOptions),
+        ("messages.N.", ChatMessage),
+    ):
         for name, field in part.model_fields.items():
             routes = "chat" if prefix.startswith("m") else "both"
             rows[prefix + name] = f"| `{prefix}{name}` | {routes} | {cell(field.description or '')} |"

@@ -5,13 +5,17 @@ Owns: what is put together, and in which order. Refuses to know: what happens in
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from easel import __version__
 from easel.api.backend import Backend
+from easel.api.callers import LIMIT_HEADERS, Callers, KeyCheck, Limits
 from easel.api.failures import add_handlers
+from easel.api.keys import Changed, KeyStore
 from easel.api.middleware import BodyLimit, RequestLog
 from easel.api.model_card import read_model_card
 from easel.api.prompt import read_prompt_encoder
@@ -20,8 +24,17 @@ from easel.settings import AppSettings
 from easel.telemetry.recorder import NullRecorder, Recorder
 
 
-def create_app(settings: AppSettings, backend: Backend, recorder: Recorder = NullRecorder()) -> FastAPI:  # noqa: B008
+def create_app(
+    settings: AppSettings,
+    backend: Backend,
+    recorder: Recorder = NullRecorder(),  # noqa: B008
+    limits: Limits | None = None,
+    keys_changed: Changed = lambda keys: None,
+) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
+
+    `limits` enforces those of keys; without it they are not. `keys_changed` hears of all keys, now and whenever the
+    file has changed.
 
     Reads tokenizer and chat template from the model's folder. Raises `ConfigurationError` where they are missing or
     wrong: nothing is served by halves.
@@ -37,9 +50,12 @@ def create_app(settings: AppSettings, backend: Backend, recorder: Recorder = Nul
                 allow_origins=settings.api.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
+                expose_headers=["x-request-id", "retry-after", "retry-after-ms", *LIMIT_HEADERS],
             )
         )
+    if settings.api.keys_file is not None:
+        store = KeyStore(Path(settings.api.keys_file), recorder, keys_changed)
+        middleware.append(Middleware(KeyCheck, store=store, recorder=recorder))
     middleware.append(Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes))
     app = FastAPI(
         title="Easel",
@@ -51,5 +67,5 @@ def create_app(settings: AppSettings, backend: Backend, recorder: Recorder = Nul
         redoc_url=None,
     )
     add_handlers(app)
-    Routes(card, prompts, settings.api, backend, recorder).add_to(app)
+    Routes(card, prompts, settings.api, backend, recorder, Callers(limits, recorder)).add_to(app)
     return app

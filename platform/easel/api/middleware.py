@@ -47,7 +47,9 @@ class RequestLog:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 known.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = known.id
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = known.id
+                sent.update(known.headers)
             await send(message)
 
         try:
@@ -99,6 +101,7 @@ class RequestLog:
             "code": code,
             "seconds": round(seconds, 4),
             "model": known.model,
+            "key": known.key.id if known.key else None,
             "error": f"{type(known.error).__name__}: {known.error.message}" if known.error else None,
         }
         access.log(level, json.dumps({key: value for key, value in line.items() if value is not None}))

@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from easel.api.keys import Key
 from easel.errors import EaselError
 
 KEY = "easel.request"
@@ -31,8 +32,17 @@ class RequestNotes:
     """As sent; 0: nothing was sent."""
     model: str = "none"
     """Served name; `none` until the request is known to be for one. Never what a client made up."""
+    key: Key | None = None
+    """Whose call it is; None: nobody's, no key is asked for."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """To be sent with the answer, whatever that is."""
     error: EaselError | None = None
     """What went wrong, in a stream too."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose work it is, for fair sharing."""
+        return self.key.owner if self.key else ""
 
 
 def notes(scope: Scope) -> RequestNotes:

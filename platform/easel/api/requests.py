@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
-from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
+from easel.api.schemas import ChatBody, CompletionBody, EaselOptions, GenerationBody
 from easel.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from easel.protocol import Denoising, GenerationRequest, Sampling
 from easel.settings import ApiSettings
@@ -53,7 +53,9 @@ class RequestMaker:
         self._prompts = prompts
         self._settings = settings
 
-    def completion(self, body: CompletionBody, now: float, traceparent: str | None = None) -> ApiRequest:
+    def completion(
+        self, body: CompletionBody, now: float, traceparent: str | None = None, tenant: str = ""
+    ) -> ApiRequest:
         """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
         self._check_model(body.model)
         prompts: Sequence[object] = body.prompt
@@ -69,9 +71,9 @@ class RequestMaker:
             )
         default = self._settings.default_max_tokens or COMPLETION_MAX_TOKENS
         limits = [self._max_tokens(prompt, body.max_tokens, "max_tokens", default, "prompt") for prompt in encoded]
-        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent)
+        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent, tenant)
 
-    def chat(self, body: ChatBody, now: float, traceparent: str | None = None) -> ApiRequest:
+    def chat(self, body: ChatBody, now: float, traceparent: str | None = None, tenant: str = "") -> ApiRequest:
         """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
         self._check_model(body.model)
         self._check_choices(body, 1)
@@ -82,7 +84,7 @@ class RequestMaker:
             wanted, name = body.max_tokens, "max_tokens"
         default = self._settings.default_max_tokens or self._card.context_tokens
         limit = self._max_tokens(prompt, wanted, name, default, "messages")
-        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent)
+        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent, tenant)
 
     def _check_model(self, name: str) -> None:
         if name not in self._card.names:
@@ -139,10 +141,14 @@ class RequestMaker:
         progress_hz: float | None,
         now: float,
         traceparent: str | None,
+        tenant: str,
     ) -> ApiRequest:
         call = prefix + secrets.token_hex(12)
         sampling = _sampling(body)
-        denoising = Denoising(deadline_at=now + self._settings.request_timeout_s)
+        wishes = body.easel or EaselOptions()
+        longest = self._settings.request_timeout_s
+        deadline_s = longest if wishes.deadline_ms is None else min(wishes.deadline_ms / 1000, longest)
+        denoising = Denoising(deadline_at=now + deadline_s)
         choices: list[GenerationRequest] = []
         for prompt, limit in zip(prompts, limits, strict=True):
             for choice in range(body.n or 1):
@@ -154,6 +160,9 @@ class RequestMaker:
                         model=self._card.key,
                         group=call,
                         choice=choice,
+                        tenant=tenant,
+                        priority=wishes.priority or 0,
+                        queue_timeout_s=None if wishes.queue_timeout_ms is None else wishes.queue_timeout_ms / 1000,
                         traceparent=traceparent,
                         sampling=sampling,
                         denoising=denoising,

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from easel import __version__
 from easel.api import responses, sse
 from easel.api.backend import Backend
+from easel.api.callers import Callers
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.model_card import ModelCard
@@ -46,7 +47,13 @@ class Routes:
     """Everything that is answered for one model."""
 
     def __init__(
-        self, card: ModelCard, prompts: PromptEncoder, settings: ApiSettings, backend: Backend, recorder: Recorder
+        self,
+        card: ModelCard,
+        prompts: PromptEncoder,
+        settings: ApiSettings,
+        backend: Backend,
+        recorder: Recorder,
+        callers: Callers,
     ) -> None:
         self._card = card
         self._prompts = prompts
@@ -54,6 +61,7 @@ class Routes:
         self._settings = settings
         self._backend = backend
         self._recorder = recorder
+        self._callers = callers
 
     def add_to(self, app: FastAPI) -> None:
         """Registers the routes. HEAD goes with GET."""
@@ -83,13 +91,14 @@ class Routes:
         """What runs here."""
         return JSONResponse({"name": "easel", "version": __version__, "system_fingerprint": self._card.fingerprint})
 
-    async def models(self) -> Response:
-        """Every name that `model` may be."""
-        return JSONResponse(responses.models(self._card))
+    async def models(self, request: Request) -> Response:
+        """Every name that `model` may be, of those that the caller may use."""
+        allowed = self._callers.allows(notes(request.scope), self._card.names)
+        return JSONResponse(responses.models(self._card) if allowed else {"object": "list", "data": []})
 
-    async def model(self, model_id: str) -> Response:
+    async def model(self, request: Request, model_id: str) -> Response:
         """One of them."""
-        if model_id not in self._card.names:
+        if model_id not in self._card.names or not self._callers.allows(notes(request.scope), self._card.names):
             raise ModelNotFound(f"The model '{model_id[:128]}' does not exist.", "model")
         return JSONResponse(responses.model(self._card, model_id))
 
@@ -104,12 +113,12 @@ class Routes:
     def _make_completion(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_completion(raw)
         known.model = self._card.name if body.model in self._card.names else known.model
-        return self._maker.completion(body, now, known.traceparent)
+        return self._maker.completion(body, now, known.traceparent, known.tenant)
 
     def _make_chat(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_chat(raw)
         known.model = self._card.name if body.model in self._card.names else known.model
-        return self._maker.chat(body, now, known.traceparent)
+        return self._maker.chat(body, now, known.traceparent, known.tenant)
 
     async def _answer(self, request: Request, make: Make) -> Response:
         """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""
@@ -123,18 +132,31 @@ class Routes:
             call = make(raw, time.time(), known)
         else:
             call = await asyncio.to_thread(make, raw, time.time(), known)
-        choices = self._begin(call)
-        if not call.stream:
-            body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, known))
-            return JSONResponse(body)
-        first = await sse.unless_client_leaves(request.receive, self._first(choices))
-        return sse.EventStream(self._events(call, choices, first, known), choices.close)
+        meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
+        try:
+            choices = self._begin(call, meter.over(self._backend))
+            if not call.stream:
+                body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, known))
+                meter.end()
+                return JSONResponse(body)
+            first = await sse.unless_client_leaves(request.receive, self._first(choices))
+        except BaseException:
+            meter.end()
+            raise
 
-    def _begin(self, call: ApiRequest) -> SideBySide:
+        async def close() -> None:
+            try:
+                await choices.close()
+            finally:
+                meter.end()
+
+        return sse.EventStream(self._events(call, choices, first, known), close)
+
+    def _begin(self, call: ApiRequest, backend: Backend) -> SideBySide:
         running = []
         for index, one in enumerate(call.choices):
             detokenizer = self._prompts.make_detokenizer()
-            choice = run_choice(self._backend, one, index, detokenizer, call.stops, self._card.canvas_length)
+            choice = run_choice(backend, one, index, detokenizer, call.stops, self._card.canvas_length)
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 

@@ -40,6 +40,18 @@ class StreamOptions(Body):
     """Most of those events a second, for each choice; 10 by default. Only with `include_progress`."""
 
 
+class EaselOptions(Body):
+    """What OpenAI's API has no words for."""
+
+    deadline_ms: Annotated[int, Field(ge=1)] | None = None
+    """Milliseconds from now by which the best answer so far is committed; `finish_reason` is then `length`. A request
+    is refused only where not one denoising step a canvas fits."""
+    queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
+    """Milliseconds after which the request leaves the queue with 503, if it was not started by then."""
+    priority: Annotated[int, Field(ge=-10, le=10)] | None = None
+    """Among your own requests: each level is worth some seconds of earlier arrival. 0 by default."""
+
+
 def _kind(value: Any) -> str:
     """Which form of a parameter with several was meant. Tags begin with `~`, so that they never show in a path."""
     if not isinstance(value, list):
@@ -90,6 +102,8 @@ class GenerationBody(Body):
     """Who asked, in your terms. Never changes an answer."""
     safety_identifier: str | None = None
     """The newer name of `user`."""
+    easel: EaselOptions | None = None
+    """Deadline, queue timeout and priority."""
 
     @property
     def stops(self) -> tuple[str, ...]:

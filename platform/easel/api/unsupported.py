@@ -19,7 +19,6 @@ Neutral = tuple[Any, ...]
 """Values that change nothing, beside null."""
 
 COMMON: Mapping[str, Neutral] = {
-    "easel": ({},),
     "frequency_penalty": (0,),
     "ignore_eos": (False,),
     "logit_bias": ({},),

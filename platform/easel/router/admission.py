@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from easel.protocol import GenerationRequest
 from easel.router.capacity import Capacity, Throughput
@@ -185,6 +185,14 @@ class Admission:
         self._weights[tenant] = weight
         if tenant in self._tenants:
             self._tenants[tenant].weight = weight
+
+    def weigh_all(self, weights: Mapping[str, float]) -> None:
+        """The shares of these tenants, and 1 for all others."""
+        for tenant in {*self._weights, *self._tenants} - set(weights):
+            self.weigh(tenant, 1.0)
+        for tenant, weight in weights.items():
+            self.weigh(tenant, weight)
+        self._weights = dict(weights)
 
     def close(self) -> None:
         """Refuse whatever comes and evict whatever waits."""

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from random import Random
+from typing import Protocol
 
 from easel.errors import Draining, EngineFailed, Quarantined, RateLimited
 from easel.protocol import (
@@ -31,6 +32,7 @@ from easel.router.batching import Batcher
 from easel.router.capacity import share
 from easel.router.estimates import PUBLISHED_CAP, RequestWork, WorkEstimator
 from easel.router.gate import Gate
+from easel.router.limits import Limiter
 from easel.router.outcomes import Outcome, Ticket
 from easel.router.placement import Placement
 from easel.router.quarantine import Quarantine, Verdict
@@ -41,6 +43,17 @@ from easel.telemetry.recorder import NullRecorder, Recorder
 Send = Callable[[GenerationRequest], AsyncIterator[Event]]
 """The events of a request from some replica. Raises `EaselError` only; `EngineFailed` means that the replica died (or
 may have) while it had the request. Closing the iterator cancels the request. It makes a single try."""
+
+
+class TenantKey(Protocol):
+    """What an API key says of its tenant."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
 
 
 class Router:
@@ -65,6 +78,7 @@ class Router:
         self.admission = Admission(settings, clock)
         self.placement = Placement(settings, clock, random, wall)
         self.quarantine = Quarantine(clock)
+        self.limiter = Limiter(clock)
         self._batcher = Batcher(self.placement, self.quarantine.avoid)
         self._gate = Gate(self.admission, clock, self._bundle, self._decided)
         self._arrivals = ArrivalRate(clock)
@@ -163,7 +177,16 @@ class Router:
         """How many requests each live ingress has queued and in flight, this one included, as the actor last said.
         Seats and bounds are shared by it."""
         self._demands = dict(demands)
+        self.limiter.share(len({*demands, self._ingress}))
         self._set_capacity()
+
+    def tenants(self, keys: Collection[TenantKey]) -> None:
+        """All keys there are, now and whenever they change: what they say of tenants is taken up."""
+        weights: dict[str, float] = {}
+        for key in keys:
+            weights[key.owner] = max(weights.get(key.owner, 0.0), key.weight)
+        self.admission.weigh_all(weights)
+        self.limiter.keep({key.id for key in keys})
 
     def report(self) -> IngressReport:
         """What this ingress holds, for the actor."""

@@ -184,6 +184,44 @@ SEEN_RUNNING_WORK = Metric(
     "Remaining work with replicas, of all ingresses, as the last decision saw it.",
     ("application",),
 )
+KEY_REQUESTS = Metric(
+    "easel_key_requests_total",
+    Kind.COUNTER,
+    "requests",
+    "Calls let in, by the id of their API key.",
+    ("key", "tier"),
+)
+KEY_TOKENS = Metric(
+    "easel_key_tokens_total",
+    Kind.COUNTER,
+    "tokens",
+    "Tokens by API key; `kind` is `prompt` (of finished requests) or `output` (committed, also for those that left).",
+    ("key", "tier", "kind"),
+)
+KEY_STEPS = Metric(
+    "easel_key_denoising_steps_total",
+    Kind.COUNTER,
+    "steps",
+    "Denoising steps of committed canvases, by API key.",
+    ("key", "tier"),
+)
+KEY_WORK = Metric(
+    "easel_key_work_total", Kind.COUNTER, "units of work", "Work of finished requests, by API key.", ("key", "tier")
+)
+KEY_REFUSALS = Metric(
+    "easel_key_refusals_total",
+    Kind.COUNTER,
+    "requests",
+    "Calls refused for their API key: `missing`, `wrong` or over a `limit`.",
+    ("reason",),
+)
+KEY_RELOADS = Metric(
+    "easel_key_reloads_total",
+    Kind.COUNTER,
+    "reads",
+    "Times that a changed key file was read: `ok`, or `failed`, when the keys stay as they were.",
+    ("result",),
+)
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """The table, in the order above."""
@@ -209,5 +247,6 @@ LOG_FIELDS: tuple[LogField, ...] = (
     LogField("code", "`ok`, or the error's code; of a stream too."),
     LogField("seconds", "From arrival to the last byte."),
     LogField("model", "Served model name."),
+    LogField("key", "Id of the API key, where keys are asked for. Never the key."),
     LogField("error", "Class and message of an exception, for us; never sent to a client."),
 )

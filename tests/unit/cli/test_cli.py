@@ -38,11 +38,18 @@ def test_check_says_what_would_start(config: Path) -> None:
 def test_check_warns_of_what_is_allowed_and_unwise(config: Path) -> None:
     data = yaml.safe_load(config.read_text())
     data["app"]["models"]["default"]["engine"]["slots"] = 16
+    data["app"]["api"] = {"open_to_all": True}
     config.write_text(yaml.safe_dump(data))
     done = RUN.invoke(cli.app, ["check", str(config), "--host", "0.0.0.0"])
     assert done.exit_code == 0
     assert "0.0.0.0 is not loopback" in done.output
     assert "6 slots stay empty" in done.output
+
+
+def test_check_refuses_to_open_the_api_to_others_without_a_word(config: Path) -> None:
+    done = RUN.invoke(cli.app, ["check", str(config), "--host", "0.0.0.0"])
+    assert done.exit_code == 2
+    assert "app.api.keys_file" in done.output
 
 
 def test_a_wrong_field_is_named_and_the_exit_code_is_two(config: Path) -> None:

@@ -12,7 +12,7 @@ from easel.settings import RouterSettings
 from tests.unit.router.making import FakeClock, request
 
 
-@pytest.fixture()
+@pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 
@@ -67,7 +67,7 @@ def test_weights_share_seats_in_proportion(clock: FakeClock) -> None:
 
 
 def test_a_weight_must_be_above_zero(clock: FakeClock) -> None:
-    with pytest.raises(ValueError, match="weight: 0.0 of tenant 'a'"):
+    with pytest.raises(ValueError, match=r"weight: 0\.0 of tenant 'a'"):
         make(clock).weigh("a", 0.0)
 
 

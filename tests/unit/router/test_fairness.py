@@ -1,4 +1,4 @@
-"""Fair sharing on virtual time: the router's own classes over simulated replicas, twice as much asked as they can do."""
+"""Fair sharing on virtual time: the router's own classes, asked for twice what their replicas can do."""
 
 from __future__ import annotations
 
