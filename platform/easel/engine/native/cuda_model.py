@@ -62,7 +62,7 @@ class CudaModel:
             for count in range(1, inputs.groups + 1)
         ]
         self._attention_space = attention.AttentionWorkspace(
-            torch.empty(max(s.parts.numel() for s in spaces), dtype=torch.float32, device=self.device),
+            torch.empty(max(s.parts.numel() for s in spaces), dtype=spaces[0].parts.dtype, device=self.device),
             torch.empty(max(s.weights.numel() for s in spaces), dtype=torch.float32, device=self.device),
         )
 

@@ -9,7 +9,7 @@ Lengths, starts and tables are read on the device. The plain version is `native/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -40,13 +40,12 @@ class Tiles:
     @staticmethod
     def of(groups: int, rows_each: int, heads: int, head_dim: int) -> Tiles:
         """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md)."""
-        most = max(16, triton.next_power_of_2(rows_each))
-        warps = 8 if head_dim >= 256 else 4
-        whole = Tiles(min(128, most), 32, warps, 2, cuts=2) if head_dim >= 512 else Tiles(min(128, most), 64, warps, 2)
-        split = Tiles(min(64, most), 32, warps, 2) if head_dim >= 512 else Tiles(min(128, most), 32, warps, 3)
-        programs = groups * heads * triton.cdiv(rows_each, split.queries)
-        splits = max(1, min(MOST_SPLITS, CORES // programs))
-        return replace(split, splits=splits) if splits > 1 else whole
+        queries, warps = min(128, max(16, triton.next_power_of_2(rows_each))), 8 if head_dim >= 256 else 4
+        cuts = 2 if head_dim >= 512 else 1
+        splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * triton.cdiv(rows_each, queries))))
+        if head_dim >= 512:
+            return Tiles(queries, 32, warps, stages=2, splits=splits, cuts=cuts)
+        return Tiles(queries, 32, warps, stages=3, splits=splits) if splits > 1 else Tiles(queries, 64, warps, stages=2)
 
 
 @dataclass(frozen=True, slots=True)
