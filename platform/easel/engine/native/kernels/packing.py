@@ -25,6 +25,7 @@ SIGN_BIT = (15, 12, 13, 14)
 """Where the codes of columns c, 16 + c, 32 + c, 48 + c lie in word c."""
 SCALE_BIAS = 0x7600
 """`(scale byte << 4) + SCALE_BIAS` are the bits of a bfloat16 that is 2^119 times the scale."""
+EXPERTS_AT_ONCE = 16
 PRODUCT = 2.0**7
 """What the product of a code and a scale so made must be multiplied by."""
 
@@ -136,25 +137,27 @@ def _pack(part: Nvfp4, tile_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     raw = part.scales.view(torch.uint8)
     if bool(((raw & 0x7F) == 0x7F).any()):
         raise ValueError("a group scale is not a number")
-    # An expert at a time: what lies between is eight times the packed size.
-    for expert in range(count):
-        padded_codes = torch.zeros(row_tiles * tile_rows, column_tiles * TILE_COLUMNS, dtype=torch.uint8, device=device)
-        padded_codes[:rows, 0:columns:2] = part.codes[expert] & 0xF
-        padded_codes[:rows, 1:columns:2] = part.codes[expert] >> 4
-        padded_scales = torch.zeros(row_tiles * tile_rows, column_tiles * 4, dtype=torch.int64, device=device)
-        padded_scales[:rows, : columns // GROUP] = raw[expert].long()
-        codes = padded_codes.view(row_tiles * tile_rows, -1, GROUP)
-        codes = (codes ^ flips[padded_scales].unsqueeze(-1)) & keeps[padded_scales].unsqueeze(-1)
-        # [row tiles, tile_rows, column tiles, j, c] -> [row tiles, column tiles, tile_rows, j, c]
-        tiles = codes.view(row_tiles, tile_rows, column_tiles, 4, GROUP).transpose(1, 2).to(torch.int32)
-        word = torch.zeros_like(tiles[..., 0, :])
-        scale = torch.zeros_like(tiles[..., 0, 0])
-        bytes_ = table[padded_scales].view(row_tiles, tile_rows, column_tiles, 4).transpose(1, 2)
+    # Some experts at a time: few launches, and what lies between, sixteen times the packed size, stays small.
+    for start in range(0, count, EXPERTS_AT_ONCE):
+        some = slice(start, start + EXPERTS_AT_ONCE)
+        together = part.codes[some].shape[0]
+        shape = (together, row_tiles * tile_rows)
+        codes = torch.zeros(*shape, column_tiles * TILE_COLUMNS, dtype=torch.uint8, device=device)
+        codes[:, :rows, 0:columns:2] = part.codes[some] & 0xF
+        codes[:, :rows, 1:columns:2] = part.codes[some] >> 4
+        stored = torch.zeros(*shape, column_tiles * 4, dtype=torch.int64, device=device)
+        stored[:, :rows, : columns // GROUP] = raw[some].long()
+        codes = codes.view(*shape, -1, GROUP) ^ flips[stored].unsqueeze(-1)
+        codes &= keeps[stored].unsqueeze(-1)
+        # [experts, row tiles, tile_rows, column tiles, j, c] -> [experts, row tiles, column tiles, tile_rows, j, c]
+        tiles = codes.view(together, row_tiles, tile_rows, column_tiles, 4, GROUP).transpose(2, 3)
+        bytes_ = table[stored].view(together, row_tiles, tile_rows, column_tiles, 4).transpose(2, 3)
+        word = torch.zeros(words[some].shape, dtype=torch.int32, device=device)
         for j in range(4):
-            code = tiles[..., j, :]
+            code = tiles[..., j, :].to(torch.int32)
             word |= (code & 7) << MAGNITUDE_BIT[j] | (code >> 3) << SIGN_BIT[j]
-            scale |= bytes_[..., j] << (8 * j)
-        words[expert], scales[expert] = (word & 0xFFFF).to(torch.int16), scale
+            scales[some] |= bytes_[..., j] << (8 * j)
+        words[some] = word.to(torch.int16)
     return words, scales
 
 

@@ -60,6 +60,17 @@ def test_packed_tiles_hold_exactly_what_the_checkpoint_says(rows: int, columns: 
     assert not unpacked[:, :, rows:].any()
 
 
+def test_experts_packed_together_are_those_packed_alone() -> None:
+    parts, packed = layer(18, 64, 64)
+    for expert in (0, 15, 16, 17):
+        one = slice(expert, expert + 1)
+        alone = pack_experts(*(Nvfp4(part.codes[one], part.scales[one], part.scale_2[one]) for part in parts))
+        for many, single in ((packed.gate_up, alone.gate_up), (packed.down, alone.down)):
+            assert torch.equal(many.words[one], single.words)
+            assert torch.equal(many.scales[one], single.scales)
+            assert torch.equal(many.factors[one], single.factors)
+
+
 def test_what_the_kernel_multiplies_is_exact_in_bfloat16() -> None:
     packed = pack_experts(*(projection(1, 64, 64, seed) for seed in range(3)))
     exact = unpack_matrix(packed.gate_up, wide=False)
