@@ -296,6 +296,8 @@ class Autoscaler:
             reason: Reason = "hold: within tolerance" if wanted > present - 1 else "hold: as wanted"
             return Decision(present, reason, wanted, inputs, details)
         most = self._most(now, targets.down_delay_s)
+        if most >= present:
+            return Decision(present, "hold: down delay", wanted, inputs, details)
         target = max(math.ceil(most + targets.tolerance), floor)
         target = max(target, min(math.ceil(present * targets.down_factor), present - 1))
         if target >= present:

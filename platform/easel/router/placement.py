@@ -179,7 +179,7 @@ class Placement:
             return
         known = self._replicas[sent.replica]
         del known.sent[request_id]
-        if sent.at <= known.taken:
+        if sent.at < known.taken:
             known.left += 1
             known.left_work += sent.remaining
 
@@ -228,7 +228,7 @@ class Placement:
 
     def _work(self, known: _Replica) -> float:
         """Expected units of work there now: as reported, less what is done since, plus what was sent since."""
-        since = sum(sent.remaining for sent in known.sent.values() if sent.at > known.taken)
+        since = sum(sent.remaining for sent in known.sent.values() if sent.at >= known.taken)
         if known.stats is None:
             return since
         busy = known.stats.sequences + known.stats.waiting - known.left
@@ -237,7 +237,7 @@ class Placement:
         return since + max(then, float(max(0, busy)))  # who has not ended has a step to do at least
 
     def _free(self, known: _Replica) -> int:
-        since = sum(sent.at > known.taken for sent in known.sent.values())
+        since = sum(sent.at >= known.taken for sent in known.sent.values())
         if known.stats is None:
             return UNKNOWN_SLOTS - since
         return known.stats.slots - max(0, known.stats.sequences + known.stats.waiting - known.left) - since

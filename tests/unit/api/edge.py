@@ -127,6 +127,7 @@ async def edge(
     names: tuple[str, ...] = ("easel", "easel/alias"),
     context_tokens: int = CONTEXT,
     backend: Any = None,
+    limits: Any = None,
     **engine: Any,
 ) -> AsyncIterator[Edge]:
     """An application in memory. `engine`: arguments of `FakeEngine`; by default its steps take no time."""
@@ -136,7 +137,7 @@ async def edge(
     model = {"checkpoint": str(checkpoint), "names": names, "engine": {"context_tokens": context_tokens}}
     settings = AppSettings.model_validate({"models": {"default": model}, "api": api or {}})
     recorder = MemoryRecorder()
-    app = create_app(settings, behind, recorder)
+    app = create_app(settings, behind, recorder, limits)
     try:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://edge", timeout=30) as client:
