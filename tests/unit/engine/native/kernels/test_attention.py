@@ -17,7 +17,9 @@ ROWS = 16
 USUAL = Tiles(queries=16, keys=16, warps=4, stages=2)
 
 
-def _run(case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None) -> float:
+def _run(
+    case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None, parts: torch.dtype = torch.float32
+) -> float:
     """Largest relative error of a row; checks the rows that hold nothing."""
     torch.manual_seed(3)
     dtype = torch.float32
@@ -41,7 +43,9 @@ def _run(case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None) -
     space = AttentionWorkspace.for_groups(groups.count, heads, (dim,), "cpu", case.rows_each, dtype)
     if tiles is not None:
         size = tiles.splits * rows * heads
-        space = AttentionWorkspace(torch.full((size * dim,), float("nan")), torch.full((size * 2,), float("nan")))
+        space = AttentionWorkspace(
+            torch.full((size * dim,), float("nan"), dtype=parts), torch.full((size * 2,), float("nan"))
+        )
     attend(q, k, v, groups, kv, case.window, out, space, tiles)
     assert not out[~holds].any()
     wrong = (out.float() - expected)[holds].norm(dim=-1) / expected[holds].norm(dim=-1)
@@ -58,6 +62,10 @@ def test_ragged_groups(window: int | None, tiles: Tiles) -> None:
 @pytest.mark.parametrize("window", [None, 9])
 def test_own_choice_of_tiles(window: int | None) -> None:
     assert _run(Case(RAGGED, ROWS, 4, window), 2, 1, 32, None) < 1e-5
+
+
+def test_parts_in_bf16_cost_no_more_than_rounding() -> None:
+    assert _run(Case(RAGGED, ROWS, 8, None), 4, 2, 16, replace(USUAL, splits=3), torch.bfloat16) < 2**-8
 
 
 def test_tables_whose_first_blocks_were_given_back() -> None:
