@@ -56,6 +56,8 @@ class Record:
     code: str = ""
     """`ok`, or an error's."""
     retry_after_s: float | None = None
+    started_at: float = 0.0
+    """When its first event came."""
     ended_at: float = 0.0
     first_canvas_at: float = 0.0
     work: float = 0.0
@@ -153,6 +155,7 @@ class Service:
         self._steps[request.id] = tuple(arrival.steps)
         try:
             async for event in self.routers[ingress].generate(request):
+                record.started_at = record.started_at or now()
                 if isinstance(event, CanvasCommitted) and not record.first_canvas_at:
                     record.first_canvas_at = now()
                 if isinstance(event, Finished):
