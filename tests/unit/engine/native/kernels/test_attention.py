@@ -64,8 +64,9 @@ def test_own_choice_of_tiles(window: int | None) -> None:
     assert _run(Case(RAGGED, ROWS, 4, window), 2, 1, 32, None) < 1e-5
 
 
-def test_parts_in_bf16_cost_no_more_than_rounding() -> None:
-    assert _run(Case(RAGGED, ROWS, 8, None), 4, 2, 16, replace(USUAL, splits=3), torch.bfloat16) < 2**-8
+def test_parts_in_bf16_cost_one_rounding() -> None:
+    # 2 ** -7: the interpreter cuts bits off where a GPU rounds.
+    assert _run(Case(RAGGED, ROWS, 8, None), 4, 2, 16, replace(USUAL, splits=3), torch.bfloat16) < 2**-7
 
 
 def test_tables_whose_first_blocks_were_given_back() -> None:
