@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +37,7 @@ def bare(checkpoint: str, port: int) -> None:
 
     from easel.api.app import create_app
     from easel.engine.factory import make_engine
+    from easel.protocol import EngineLimits
     from easel.settings import parse
 
     class Backend:
@@ -49,6 +51,7 @@ def bare(checkpoint: str, port: int) -> None:
         app = parse({"app": {"models": {"default": model(checkpoint)}}}).app
         engine = make_engine(app.model)
         await engine.start()
+        await engine.reconfigure(EngineLimits(max_denoising_steps=1))  # as the replica is told by Serve
         config = uvicorn.Config(create_app(app, Backend(engine)), port=port, log_config=None, lifespan="off", ws="none")
         await uvicorn.Server(config).serve()
 
@@ -80,7 +83,7 @@ async def one_round(port: int, start: int) -> dict[str, Any]:
     failed = [answer for answer in [*whole, *streams, *many] if not answer.ok]
     if failed:
         raise SystemExit(f"{len(failed)} failed: {failed[0]}")
-    gaps = [b - a for stream in streams for a, b in zip(stream.canvases, stream.canvases[1:], strict=False)]
+    gaps = [b - a for stream in streams for a, b in pairwise(stream.canvases)]
     return {
         "request_p50_ms": 1000 * (percentile([answer.seconds for answer in whole], 0.5) or 0),
         "request_p99_ms": 1000 * (percentile([answer.seconds for answer in whole], 0.99) or 0),

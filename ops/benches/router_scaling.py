@@ -144,7 +144,7 @@ def plot(samples: list[dict[str, float]], path: Path) -> None:
     replicas.step(at, [sample["ready"] for sample in samples], where="post", label="ready", color="#4c78a8")
     replicas.set_ylabel("replicas")
     replicas.set_xlabel("seconds")
-    replicas.legend(loc="upper right")
+    replicas.legend(loc="lower center")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
