@@ -6,8 +6,9 @@
 
 The classes that decide are the router's own; replicas, statistics' age and cold starts are simulated
 (`easel.router.simulation`), so the same seed gives the same figures on any machine. Writes one JSON object, and with
-`--plot` docs/images/router-placement.png and router-scaling.png from it. What counts requests here sees every
-ingress's count of every replica without delay, which is more than it would see in service.
+`--plot` docs/images/router-placement.png and router-scaling.png from it. Four ways to place: the
+router's; least remaining work alone; fewest requests, with what one ingress knows of the others (statistics of up to
+half a second); and fewest requests with every count known without delay, which nobody has in service.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from easel.protocol import GenerationRequest
 from easel.router.autoscaling import ScalingTargets
 from easel.router.simulation import virtual_time
 from easel.router.simulation.load import Arrival, Kind, arrivals
@@ -31,7 +33,27 @@ from easel.router.simulation.service import Order, Plan, Service, fewest_request
 ROOT = Path(__file__).parents[2]
 MIX = [Kind(1, weight=0.7), Kind(4, 0.1, weight=0.2), Kind(16, 0.1, weight=0.1)]
 SHARED = [replace(kind, prompt_tokens=2300, shared_tokens=2048) for kind in MIX]
-SECONDS = 240.0
+SECONDS = 200.0
+
+
+def least_work(service: Service, request: GenerationRequest, candidates: list[str]) -> list[str]:
+    """The replica with the least remaining work, however many requests that is."""
+    places = service.routers[service.ingress_of(request)].placement.place(request, candidates)
+    return [place.replica for place in sorted(places, key=lambda place: (place.free <= 0, place.work))]
+
+
+def fewest_as_known(service: Service, request: GenerationRequest, candidates: list[str]) -> list[str]:
+    """The replica with the fewest requests, as far as this ingress knows of the others'."""
+    places = service.routers[service.ingress_of(request)].placement.place(request, candidates)
+    return [place.replica for place in sorted(places, key=lambda place: -place.free)]
+
+
+POLICIES: dict[str, Order | None] = {
+    "soonest through": None,
+    "least work": least_work,
+    "fewest requests": fewest_as_known,
+    "fewest requests, all-knowing": fewest_requests,
+}
 
 
 def mean_work(kinds: list[Kind]) -> float:
@@ -71,7 +93,7 @@ def placement() -> list[dict[str, Any]]:
         plan = Plan(replicas=6, ingresses=3, prefixes=prefixes)
         for load in (0.5, 0.7, 0.9):
             rate = load * plan.replicas * plan.work_per_s / mean_work(kinds)
-            for policy, order in (("remaining work", None), ("fewest requests", fewest_requests)):
+            for policy, order in POLICIES.items():
                 arriving = list(arrivals(kinds, rate, SECONDS, seed=7))
                 found.append({"load": load, "mix": name, "policy": policy} | summary(serve(plan, arriving, order)))
     return found
@@ -131,7 +153,7 @@ def plot(found: dict[str, Any]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"remaining work": "#0b6e99", "fewest requests": "#c2571a"}
+    colours = dict(zip(POLICIES, ("#0b6e99", "#c2571a", "#8a8a8a", "#5f8f3f"), strict=True))
     rows = found["placement"]
     mixes = list(dict.fromkeys(row["mix"] for row in rows))
     figure, axes = plt.subplots(1, len(mixes), figsize=(9, 3.4), sharey=False)

@@ -47,7 +47,7 @@ class Batcher:
         for family, shared in self._families(requests):
             left = list(family)
             while left:
-                best = self._placement.place(left[0][0], candidates, self._avoid(left[0][0]))
+                best = self._placement.place(left[0][0], candidates, self._avoid(left[0][0]), left[0][1])
                 if not best:
                     break
                 replica = best[0].replica

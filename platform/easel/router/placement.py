@@ -1,21 +1,26 @@
 """Which replica a request goes to: the one that will be through with it first.
 
-Cost of a replica = seconds of remaining work there + seconds of prefill that its prefix cache does not save. So a
-prefix is followed where it saves more than it costs in waiting, and not a moment longer. Remaining work is what the
-replica last reported, less what it will have done since, plus what was sent there since.
+Cost of a replica = seconds until a slot is free + seconds of prefill that its prefix cache does not save + seconds of
+denoising beside those who are there. So a prefix is followed where it saves more than it costs in waiting, and not a
+moment longer. How many sit beside it, and for how long, comes from the number of requests there and the work that they
+have left: as last reported, less what is done since, plus what was sent there since.
+
+Neither number would do alone. Least remaining work sends a short request where five others slow its every step, because
+they will soon be done; fewest requests sends it to a full replica of which no slot comes free for long.
 
 Owns: what is known of each replica, and the choice. Refuses to know: handles, and who asks.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from easel.protocol import EngineState, EngineStats, GenerationRequest, prefill_work
+from easel.protocol import EngineState, EngineStats, GenerationRequest, StepTimeModel, prefill_work
 from easel.router.capacity import Capacity, efficient_canvases, total, work_rate
 from easel.router.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.settings import RouterSettings
@@ -26,25 +31,36 @@ MOST_PREFIXES = 4096
 """Blocks of prompts sent to a replica that are remembered."""
 UNKNOWN_SLOTS = 1
 """Slots of a replica that has not said anything yet."""
+TYPICAL_WORK = 27.0
+"""Units of work of a request of which nothing is known: a canvas."""
+PREFILL_A_STEP = 2.0
+"""Units of prefill in one step of an engine: `prefill_tokens_per_step` as it is by default."""
+SOME_STEP_TIME = StepTimeModel(0.01, 0.002, 1)
+"""Where no replica's is known: only its shape matters, since it is the same for all then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A replica as a request sees it."""
+    """A replica as a request sees it. Seconds are expected ones."""
 
     replica: str
-    wait_s: float
-    """Expected seconds of work that is there already."""
-    prefill_s: float
-    """Expected seconds of this request's prefill there."""
+    work: float
+    """Units of work that are there already."""
     free: int
     """Slots that nobody is expected to sit in; may be negative."""
+    wait_s: float
+    """Until a slot is free."""
+    prefill_s: float
+    """Of this request's prompt, what is cached left out."""
+    denoise_s: float
+    """Of its denoising, beside those who are there as long as they are."""
     cached_tokens: int = 0
     """Of the prompt, believed to be in its prefix cache."""
 
     @property
     def cost_s(self) -> float:
-        return self.wait_s + self.prefill_s
+        """Until it is through."""
+        return self.wait_s + self.prefill_s + self.denoise_s
 
 
 @dataclass(slots=True)
@@ -93,6 +109,7 @@ class Placement:
         self._replicas: dict[str, _Replica] = {}
         self._sent: dict[str, _Sent] = {}
         self._capacity = Capacity()
+        self._typical = SOME_STEP_TIME
 
     @property
     def replicas(self) -> list[str]:
@@ -130,20 +147,26 @@ class Placement:
             self._replicas.setdefault(replica, _Replica())
         self._count()
 
-    def place(self, request: GenerationRequest, candidates: Sequence[str], avoid: Collection[str] = ()) -> list[Place]:
+    def place(
+        self,
+        request: GenerationRequest,
+        candidates: Sequence[str],
+        avoid: Collection[str] = (),
+        work: float = TYPICAL_WORK,
+    ) -> list[Place]:
         """The candidates, best first: those with a free slot before those without, then by cost. Leaves out those that
         do not take requests, and those in `avoid` as long as any other is left. Empty: nobody takes it now. Does not
-        say that it was sent."""
+        say that it was sent. `work`: units that it is expected to take."""
         able = [name for name in candidates if self._known(name).takes()]
         able = [name for name in able if name not in avoid] or able
         hashes: tuple[int, ...] = ()
         if any(self._known(name).digest for name in able):
             hashes = prefix_hashes(request.prompt)
         looked_at, rest = self._sample(able, hashes)
-        places = [self._place(request, name, hashes) for name in looked_at]
+        places = [self._place(request, work, name, hashes) for name in looked_at]
         self._random.shuffle(places)  # equals in a different order each time, and by each ingress
         places.sort(key=lambda place: (place.free <= 0, place.cost_s))
-        return places + [self._place(request, name, hashes) for name in rest]
+        return places + [self._place(request, work, name, hashes) for name in rest]
 
     def room(self, replica: str) -> int:
         """How many more canvases fill it to the efficient number; negative where there are more already."""
@@ -195,6 +218,7 @@ class Placement:
         silent = EngineStats(EngineState.READY, 0.0, slots=UNKNOWN_SLOTS)
         stats = [known.stats or silent for known in self._replicas.values()]
         self._capacity = total(stats, self._settings.surplus_requests)
+        self._typical = next((one.step_time for one in stats if one.step_time.samples), SOME_STEP_TIME)
 
     def _sample(self, able: list[str], hashes: tuple[int, ...]) -> tuple[list[str], list[str]]:
         """Who is compared, and who comes after: with many replicas two at random, and those with the prefix."""
@@ -211,20 +235,35 @@ class Placement:
         self._random.shuffle(rest)
         return [name for name in able if name in chosen], rest
 
-    def _place(self, request: GenerationRequest, name: str, hashes: tuple[int, ...]) -> Place:
+    def _place(self, request: GenerationRequest, work: float, name: str, hashes: tuple[int, ...]) -> Place:
         known = self._known(name)
-        # Without a model of its own a replica is taken to be as fast as the others; with none at all, work is all the
-        # same a measure to compare by.
-        rate = work_rate(known.stats) if known.stats else 0.0
-        rate = rate or self._capacity.work_per_s / max(1, self._capacity.replicas) or 1.0
-        cached = self._cached(known, hashes)
+        slots, step_time = self._speed(known)
+        there, free, cached = self._work(known), self._free(known), self._cached(known, hashes)
+        others = slots - free
+        prefill = prefill_work(max(0, len(request.prompt) - cached))
+        steps = max(1.0, work - prefill_work(len(request.prompt)))
+        # Those who are there have so many steps left on average, and end at any of them with the same chance: so many
+        # sit beside this request over all of its own steps.
+        left = max(1.0, there / others) if others > 0 else 1.0
+        beside = min(others * left / steps * (1.0 - math.exp(-steps / left)), slots - 1.0)
+        # With every slot taken one falls free each `left / slots` steps, and those who came before are next.
+        wait = max(0, 1 - free) * left / slots
         return Place(
-            name,
-            self._work(known) / rate,
-            prefill_work(max(0, len(request.prompt) - cached)) / rate,
-            self._free(known),
-            cached,
+            replica=name,
+            work=there,
+            free=free,
+            wait_s=wait * step_time.seconds(slots),
+            prefill_s=prefill / PREFILL_A_STEP * step_time.seconds(PREFILL_A_STEP + beside),
+            denoise_s=steps * step_time.seconds(1.0 + beside),
+            cached_tokens=cached,
         )
+
+    def _speed(self, known: _Replica) -> tuple[int, StepTimeModel]:
+        """Its slots, and its step time: that of another one as long as its own is not known, or any."""
+        if known.stats is not None and known.stats.step_time.samples:
+            return max(1, known.stats.slots), known.stats.step_time
+        slots = UNKNOWN_SLOTS if known.stats is None else max(1, known.stats.slots)
+        return slots, self._typical
 
     def _work(self, known: _Replica) -> float:
         """Expected units of work there now: as reported, less what is done since, plus what was sent since."""

@@ -34,7 +34,7 @@ from easel.router.estimates import PUBLISHED_CAP, RequestWork, WorkEstimator
 from easel.router.gate import Gate
 from easel.router.limits import Limiter
 from easel.router.outcomes import Outcome, Ticket
-from easel.router.placement import Placement
+from easel.router.placement import TYPICAL_WORK, Placement
 from easel.router.quarantine import Quarantine, Verdict
 from easel.settings import RouterSettings
 from easel.telemetry.names import ADMISSIONS, IN_FLIGHT, QUEUE_SECONDS, QUEUED, QUEUED_WORK, RETRIES
@@ -147,7 +147,9 @@ class Router:
         ask again."""
         # Two suspects of a death are never on one replica at once, or the guilty one takes the other along again.
         able = self.quarantine.away(request, candidates)
-        best = [place.replica for place in self.placement.place(request, able, self.quarantine.avoid(request))]
+        work = self._running[request.id].expected if request.id in self._running else TYPICAL_WORK
+        places = self.placement.place(request, able, self.quarantine.avoid(request), work)
+        best = [place.replica for place in places]
         chosen = self.placement.where(request.id)
         if chosen in best:  # where it goes together with others, or was found to be best a moment ago
             best.remove(chosen)

@@ -31,15 +31,31 @@ def best(placement: Placement, *names: str, **more: object) -> str:
     return placement.place(request(**more), names)[0].replica  # type: ignore[arg-type]
 
 
-def test_least_remaining_work_and_not_the_fewest_requests(placement: Placement) -> None:
-    placement.report("few", stats(remaining=900.0, sequences=2))
-    placement.report("many", stats(remaining=100.0, sequences=5))
-    assert best(placement, "few", "many") == "many"
+def test_as_many_requests_count_by_the_work_they_have_left(placement: Placement) -> None:
+    placement.report("long", stats(remaining=400.0, sequences=4))
+    placement.report("short", stats(remaining=20.0, sequences=4))
+    assert best(placement, "long", "short") == "short"
+
+
+def test_few_that_stay_are_better_company_than_many_that_go_soon(placement: Placement) -> None:
+    placement.report("few", stats(remaining=400.0, sequences=1))
+    placement.report("many", stats(remaining=60.0, sequences=6))
+    few, many = placement.place(request(), ["few", "many"])
+    assert few.replica == "few"
+    assert few.work > many.work
+
+
+def test_of_full_replicas_the_one_whose_slots_come_free_first(placement: Placement) -> None:
+    placement.report("long", stats(remaining=800.0, sequences=8))
+    placement.report("soon", stats(remaining=80.0, sequences=8, waiting=1))
+    first, second = placement.place(request(), ["long", "soon"])
+    assert (first.replica, first.free) == ("soon", -1)
+    assert 0.0 < first.wait_s < second.wait_s
 
 
 def test_a_free_slot_comes_before_less_work(placement: Placement) -> None:
-    placement.report("full", stats(remaining=50.0, sequences=8))
-    placement.report("free", stats(remaining=500.0, sequences=7))
+    placement.report("full", stats(remaining=9.0, sequences=8))
+    placement.report("free", stats(remaining=5000.0, sequences=7))
     assert [place.replica for place in placement.place(request(), ["full", "free"])] == ["free", "full"]
 
 
@@ -64,10 +80,10 @@ def test_statistics_age_by_the_work_that_is_done_meanwhile(placement: Placement,
     clock.now += 1.0
     placement.report("new", stats(remaining=400.0, sequences=8, at=clock.now))
     old, new = sorted(placement.place(request(), ["old", "new"]), key=lambda place: place.replica == "new")
-    assert old.wait_s == pytest.approx((600.0 - RATE) / RATE)
-    assert new.wait_s == pytest.approx(400.0 / RATE)
+    assert old.work == pytest.approx(600.0 - RATE)
+    assert new.work == pytest.approx(400.0)
     clock.now += 100.0
-    assert placement.place(request(), ["old"])[0].wait_s == pytest.approx(8 / RATE)  # each has a step to do
+    assert placement.place(request(), ["old"])[0].work == 8.0  # each has a step to do
 
 
 def test_what_was_sent_since_counts_until_statistics_know_of_it(placement: Placement, clock: FakeClock) -> None:
@@ -81,7 +97,7 @@ def test_what_was_sent_since_counts_until_statistics_know_of_it(placement: Place
     clock.now += 0.1
     placement.report("a", stats(remaining=90.0, sequences=3, at=clock.now))
     (place,) = placement.place(request(), ["a"])
-    assert (place.free, place.wait_s) == (5, pytest.approx(90.0 / RATE))
+    assert (place.free, place.work) == (5, 90.0)
 
 
 def test_statistics_that_were_long_on_the_way_do_not_hide_what_was_sent(placement: Placement, clock: FakeClock) -> None:
@@ -90,8 +106,7 @@ def test_statistics_that_were_long_on_the_way_do_not_hide_what_was_sent(placemen
     clock.now += 0.4
     placement.report("a", stats(at=clock.now - 0.5))  # taken before it was sent
     (place,) = placement.place(request(), ["a"])
-    assert place.free == 7
-    assert place.wait_s > 0.0
+    assert (place.free, place.work) == (7, 30.0)
 
 
 def test_what_has_ended_leaves_slot_and_work(placement: Placement, clock: FakeClock) -> None:
@@ -104,8 +119,7 @@ def test_what_has_ended_leaves_slot_and_work(placement: Placement, clock: FakeCl
     placement.ended("x")
     placement.ended("x")
     (place,) = placement.place(request(), ["a"])
-    assert place.free == 8
-    assert place.wait_s == pytest.approx(5.0 / RATE)
+    assert (place.free, place.work) == (8, 5.0)
     assert placement.where("x") is None
 
 
@@ -120,14 +134,15 @@ def test_a_replica_that_is_gone_takes_its_requests_along(placement: Placement) -
 
 
 def test_a_prefix_is_followed_while_it_saves_more_than_it_costs(placement: Placement) -> None:
-    tokens = tuple(range(256 * 20))
+    tokens = tuple(range(256 * 8))
     holder = prefix_hashes(tokens)
-    placement.report("holder", stats(remaining=10.0, sequences=1, prefix_digest=holder))
+    # 8 blocks are 4 steps of prefill, about 50 ms; each request beside it costs 2 ms at each of 27 steps.
+    placement.report("holder", stats(remaining=15.0, sequences=1, prefix_digest=holder))
     placement.report("other", stats())
     places = placement.place(request(tokens=tokens), ["holder", "other"])
     assert places[0].replica == "holder"
-    assert places[0].cached_tokens == 256 * 20
-    placement.report("holder", stats(remaining=40.0, sequences=1, prefix_digest=holder, at=101.0))
+    assert places[0].cached_tokens == 256 * 8
+    placement.report("holder", stats(remaining=4000.0, sequences=7, prefix_digest=holder, at=101.0))
     assert best(placement, "holder", "other", tokens=tokens) == "other"
 
 
@@ -144,12 +159,14 @@ def test_with_many_replicas_two_and_the_holders_are_compared(clock: FakeClock) -
     names = [f"r{i}" for i in range(40)]
     tokens = tuple(range(256 * 8))
     for i, name in enumerate(names):
-        placement.report(name, stats(remaining=float(i), prefix_digest=prefix_hashes(tokens) if i == 39 else ()))
+        placement.report(
+            name, stats(remaining=4.0 * i, sequences=4, prefix_digest=prefix_hashes(tokens) if i == 39 else ())
+        )
     first = Counter(best(placement, *names) for _ in range(400))
     assert len(first) > 20  # nobody is everybody's first choice
     assert first["r38"] < first["r1"]
-    held = {place.replica for place in placement.place(request(tokens=tokens), names)[:3]}
-    assert "r39" in held
+    compared = {place.replica for place in placement.place(request(tokens=tokens), names)[:3]}
+    assert "r39" in compared
     assert len(placement.place(request(), names)) == 40
 
 

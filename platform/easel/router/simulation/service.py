@@ -100,6 +100,7 @@ class Service:
         self.recorder = MemoryRecorder()
         self._order = order
         self._steps: dict[str, tuple[int, ...]] = {}
+        self._came_in: dict[str, int] = {}
         self._numbers = 0
         self._background: list[asyncio.Task[None]] = []
         self._scaler = Autoscaler()
@@ -153,6 +154,7 @@ class Service:
         self.records.append(record)
         request = arrival.request
         self._steps[request.id] = tuple(arrival.steps)
+        self._came_in[request.id] = ingress
         try:
             async for event in self.routers[ingress].generate(request):
                 record.started_at = record.started_at or now()
@@ -164,7 +166,11 @@ class Service:
         except EaselError as error:
             record.code, record.retry_after_s = error.code, error.retry_after_s
         record.ended_at = now()
-        del self._steps[request.id]
+        del self._steps[request.id], self._came_in[request.id]
+
+    def ingress_of(self, request: GenerationRequest) -> int:
+        """Where a request came in."""
+        return self._came_in[request.id]
 
     def _sender(self, index: int) -> Callable[[GenerationRequest], AsyncIterator[Event]]:
         async def send(request: GenerationRequest) -> AsyncIterator[Event]:
