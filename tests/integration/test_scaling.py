@@ -1,0 +1,146 @@
+"""Replicas come and go by queued work on real Ray, and are replaced under load, without a request that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from easel.rayserve import processes
+from easel.rayserve.config import autoscaling_config, live_limits, live_targets
+from easel.rayserve.local import Local
+from easel.settings import AutoscalingSettings
+from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.script import SLOTS
+
+pytestmark = [pytest.mark.timeout(240)]
+
+PATH = "/scaled"
+AUTOSCALING = {"min_replicas": 0, "max_replicas": 2, "target_s": 1.0, "down_delay_s": 1.0, "to_zero_delay_s": 1.0}
+
+
+def ask(local: Local, prompt: str, max_tokens: int = 8, path: str = PATH) -> httpx.Response:
+    body = {"model": "easel", "prompt": prompt, "max_tokens": max_tokens}
+    return httpx.post(f"{local.session.url}{path}/v1/completions", json=body, timeout=90, trust_env=False)
+
+
+class Scaled:
+    """A second application, whose engine is scaled."""
+
+    def __init__(self, local: Local) -> None:
+        self.local = local
+        self.before = local.config(APPLICATIONS + "build")
+        self.application = local.config(APPLICATIONS + "build")["applications"][0]
+        self.application |= {"name": "scaled", "route_prefix": PATH}
+        self.ingress, self.engine = self.application["deployments"]
+        for deployment in (self.ingress, self.engine):
+            deployment["ray_actor_options"] = {"num_cpus": 0}
+        del self.engine["num_replicas"]
+
+    def deploy(self, **autoscaling: Any) -> None:
+        settings = AutoscalingSettings(**AUTOSCALING | autoscaling)
+        self.engine["autoscaling_config"] = autoscaling_config(settings)
+        self.ingress["user_config"] = {"autoscaling": live_targets(settings)}
+        self.local.dashboard.deploy(self.before | {"applications": [*self.before["applications"], self.application]})
+
+    def engines(self) -> list[str]:
+        """Names of the engine replicas that run."""
+        found = self.local.dashboard.applications()["applications"].get("scaled", {}).get("deployments", {})
+        replicas = found.get("engine", {}).get("replicas", [])
+        return sorted(replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING")
+
+    def target(self) -> int:
+        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
+        return int(found["target_num_replicas"])
+
+
+@pytest.fixture(scope="module")
+def scaled(local: Local) -> Iterator[Scaled]:
+    made = Scaled(local)
+    made.deploy()
+    wait_until(lambda: ask(local, "quick").status_code == 200, "the application answers")
+    yield made
+    local.dashboard.deploy(made.before)
+
+
+def test_from_none_to_two_and_back_to_none_with_requests_held(local: Local, scaled: Scaled) -> None:
+    wait_until(lambda: scaled.engines() == [] and scaled.target() == 0, "the last replica is gone")
+    assert httpx.get(f"{local.session.url}{PATH}/readyz", trust_env=False).status_code == 200
+    with ThreadPoolExecutor(24) as pool:
+        answers = [pool.submit(ask, local, f"slow {i}", 500) for i in range(24)]
+        wait_until(lambda: len(scaled.engines()) == 2, "two replicas run")
+        assert [answer.result(90).status_code for answer in answers] == [200] * 24
+    wait_until(lambda: scaled.engines() == [] and scaled.target() == 0, "nothing is left of them")
+
+
+def test_bounds_and_targets_change_without_a_new_replica(local: Local, scaled: Scaled) -> None:
+    scaled.deploy(min_replicas=1)
+    [first] = wait_until(scaled.engines, "one runs, with nothing to do")
+    scaled.deploy(min_replicas=1, target_s=3.0, mode="queue_depth", down_delay_s=2.0)
+    scaled.deploy(min_replicas=2)
+    both = wait_until(lambda: len(scaled.engines()) == 2 and scaled.engines(), "a second one runs")
+    assert first in both
+    scaled.deploy(min_replicas=1, max_replicas=1)
+    [left] = wait_until(lambda: len(scaled.engines()) == 1 and scaled.engines(), "one is gone")
+    assert left in both
+
+
+def test_the_actor_and_the_controller_may_die(local: Local, scaled: Scaled) -> None:
+    """Replicas stay, requests are answered, and scaling goes on."""
+    scaled.deploy(min_replicas=1)
+    wait_until(lambda: len(scaled.engines()) == 1, "one replica runs")
+    for title in ("ray::WorkLedger", "ray::ServeController"):
+        found = [p for p in processes.members(local.session.mark, local.keeper) if _title(p).startswith(title)]
+        assert found, title
+        for process in found:
+            process.kill()
+        assert ask(local, "quick").status_code == 200
+    with ThreadPoolExecutor(24) as pool:
+        answers = [pool.submit(ask, local, f"slow, later {i}", 500) for i in range(24)]
+        wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work")
+        assert [answer.result(90).status_code for answer in answers] == [200] * 24
+
+
+def test_a_rolling_update_under_load_fails_nobody(local: Local, scaled: Scaled) -> None:
+    scaled.deploy(min_replicas=2)
+    before = wait_until(lambda: len(scaled.engines()) == 2 and scaled.engines(), "two replicas run")
+    stop, statuses = threading.Event(), []
+
+    def keep_asking(client: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            statuses.append(ask(local, f"client {client} asks {number}", 300).status_code)
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        clients = [pool.submit(keep_asking, client) for client in range(SLOTS)]
+        # Another command line for the engine: a restart of it and nothing else.
+        scaled.engine["ray_actor_options"] = {"num_cpus": 0.001}
+        scaled.deploy(min_replicas=2)
+        try:
+            wait_until(
+                lambda: len(scaled.engines()) == 2 and not set(before) & set(scaled.engines()), "all are new", 90
+            )
+        finally:
+            stop.set()
+        for client in clients:
+            client.result(60)
+    assert len(statuses) > 10
+    assert set(statuses) == {200}
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return (process.cmdline() or [""])[0]
+    except psutil.Error:
+        return ""
+
+
+def test_its_engine_is_what_the_settings_say(local: Local, scaled: Scaled) -> None:
+    assert scaled.engine["user_config"] == live_limits(local.settings.app.model.engine)
+    assert replica_of(local, "engine", "scaled").is_running()
