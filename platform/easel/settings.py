@@ -318,7 +318,8 @@ class LocalSettings(Settings):
     """What `easel serve` starts on this machine."""
 
     host: str = "127.0.0.1"
-    """Where the API listens. Anything but loopback opens it to the network: put keys or a proxy before it. Restart."""
+    """Where the API listens. Anything but loopback opens it to the network, and needs `app.api.keys_file` or
+    `app.api.open_to_all`. Restart."""
     port: Port = 8000
     """0 picks a free one. Restart."""
     dashboard_port: Port = 8265

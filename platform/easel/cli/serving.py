@@ -36,7 +36,7 @@ Checkpoint = Annotated[
     ),
 ]
 Host = Annotated[
-    str | None, typer.Option(help="Where the API listens. Anything but loopback opens it to the network, unprotected.")
+    str | None, typer.Option(help="Where the API listens. Anything but loopback needs keys: app.api.keys_file.")
 ]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="The API's port. 0 picks a free one.")]
 
@@ -130,7 +130,7 @@ def _plan(settings: ServeSettings) -> Iterator[str]:
     yield f"Ingress   {_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
     yield f"API       http://{local.host}:{local.port or '(a free port)'}, through {_proxy(settings)}"
     yield f"Dashboard http://127.0.0.1:{local.dashboard_port or '(a free port)'} (Ray's; it asks for a token)"
-    if local.host not in ("127.0.0.1", "::1", "localhost"):
+    if local.host not in ("127.0.0.1", "::1", "localhost") and settings.app.api.keys_file is None:
         yield f"Warning: {local.host} is not loopback: whoever reaches it can use the model, no keys are asked for."
     if tiers.engine.max_ongoing_requests < model.engine.slots:
         yield (

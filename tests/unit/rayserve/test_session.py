@@ -33,7 +33,8 @@ def taken() -> Iterator[int]:
 
 
 def local(**settings: object) -> ServeSettings:
-    return parse({"local": {"port": 0, "dashboard_port": 0, **settings}})
+    api = {"open_to_all": True}  # some of them listen beyond loopback
+    return parse({"app": {"api": api}, "local": {"port": 0, "dashboard_port": 0, **settings}})
 
 
 def test_two_sessions_share_no_port_and_no_folder() -> None:
