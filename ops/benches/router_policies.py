@@ -100,7 +100,7 @@ def placement() -> list[dict[str, Any]]:
 
 
 def day() -> list[Arrival]:
-    """Short answers, then as much work in few long ones, then more of both, then nothing: over 20 minutes."""
+    """Short answers, then as much work in few long ones, then a third of that: over 15 minutes."""
     short, long = [Kind(1)], [Kind(12, 0.05)]
     phases = [
         (short, 400.0, 0.0, 200.0),

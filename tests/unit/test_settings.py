@@ -99,3 +99,24 @@ def test_every_setting_is_described_and_says_what_a_change_costs(path: str, desc
 def test_the_one_model_is_reachable_by_its_key() -> None:
     app = AppSettings(models={"sudoku": ModelSettings(names=("a", "b"))})
     assert (app.model_key, app.model.names) == ("sudoku", ("a", "b"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_on_loopback_no_key_is_needed(host: str) -> None:
+    assert parse({"local": {"host": host}}).local.host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_beyond_loopback_keys_or_a_word_are_needed(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"app\.api\.keys_file"):
+        parse({"local": {"host": host}})
+    for api in ({"keys_file": "/etc/easel/keys.yaml"}, {"open_to_all": True}):
+        parse({"app": {"api": api}, "local": {"host": host}})
+
+
+def test_shares_of_tiers_are_parts() -> None:
+    assert parse({"app": {"router": {"tier_queue_shares": {"fast": 0.5}}}}).app.router.tier_queue_shares == {
+        "fast": 0.5
+    }
+    with pytest.raises(ConfigurationError, match="tier_queue_shares"):
+        parse({"app": {"router": {"tier_queue_shares": {"fast": 1.5}}}})
