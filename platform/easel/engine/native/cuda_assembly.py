@@ -12,10 +12,12 @@ from easel.engine.native.config import GenerationDefaults, LayerKind, ModelConfi
 from easel.engine.native.cuda_model import CudaModel
 from easel.engine.native.cuda_runner import CudaRunner
 from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.kernels.controls import MOST_SPREAD
 from easel.engine.native.kernels.vocabulary import VocabularyEnd
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.noise import Noise
 from easel.engine.native.weights import ModelWeights
+from easel.errors import ConfigurationError
 from easel.protocol import GROUP_ROWS
 
 
@@ -24,7 +26,13 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     """A runner for up to `slots` canvases of sequences of up to `context` tokens, `most_written` written in a step.
 
     A step takes every canvas and one round of prefill in one forward; more is taken in several.
+    Raises `ConfigurationError` for a temperature schedule that the vocabulary end cannot hold.
     """
+    if 2 * config.softcap > MOST_SPREAD * min(defaults.t_min, defaults.t_max):
+        raise ConfigurationError(
+            f"t_min: {defaults.t_min} with a softcap of {config.softcap}: masses of tokens would not fit their range",
+            param="t_min",
+        )
     device = weights.embedding.device
     rows: dict[LayerKind, int] = {
         "full": kv.full.blocks * kv.block_tokens,

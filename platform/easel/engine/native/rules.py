@@ -23,6 +23,9 @@ SUPPORTS = frozenset(
     }
 )  # fmt: skip
 MOST_LOGPROBS = 64
+MOST_BIASES = 300
+MOST_STOPS = 64
+"""Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
 
 _T = TypeVar("_T")
 
@@ -111,6 +114,12 @@ class RuleBook:
         ):
             if tokens and not (min(tokens) >= 0 and max(tokens) < vocab):
                 raise InvalidRequest(f"{name}: token ids go from 0 to {vocab - 1}", param=name)
+        if len(biased) > MOST_BIASES:
+            raise InvalidRequest(f"logit_bias: at most {MOST_BIASES} tokens, not {len(biased)}", param="logit_bias")
+        if len({*request.stop_token_ids, *self.defaults.eos_token_ids}) > MOST_STOPS:
+            raise InvalidRequest(
+                f"stop_token_ids: at most {MOST_STOPS} with the checkpoint's own", param="stop_token_ids"
+            )
         if len(request.resume) % length:
             raise InvalidRequest(
                 f"resume: whole canvases of {length} tokens are needed, not {len(request.resume)} tokens",

@@ -36,6 +36,8 @@ def _sequence(native: Native, cap: int | None = None, blocks: int = 64, context:
         ("pinned", {"pinned": ((-1, 5),)}),
         ("progress_hz", {"progress_hz": 0.0}),
         ("logit_bias", {"sampling": Sampling(logit_bias=((96, 1.0),))}),
+        ("logit_bias", {"sampling": Sampling(logit_bias=tuple((5, 1.0) for _ in range(301)))}),
+        ("stop_token_ids", {"stop_token_ids": tuple(range(2, 67))}),
         ("temperature", {"sampling": Sampling(temperature=-0.1)}),
         ("temperature", {"sampling": Sampling(temperature=float("nan"))}),
         ("top_p", {"sampling": Sampling(top_p=0.0)}),

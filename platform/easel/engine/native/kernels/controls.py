@@ -18,6 +18,8 @@ from easel.engine.native.sampler import Choice
 CANVAS = 256
 """Positions of a canvas; shorter ones use the first `length` of them."""
 MOST_BIASED = 300
+MOST_SPREAD = 151.0
+"""Most that 2 * softcap / T_n may be: beyond, the masses of a position's tokens do not fit their range (see `head`)."""
 MOST_STOPS = 64
 
 # Words of a row. `tl.constexpr` lets kernels read them; `.value` is the number.
@@ -113,8 +115,7 @@ class Controls:
             raise ValueError(f"length: from 1 to {CANVAS}, not {length}")
         if set(choice.banned) != self._banned:
             raise ValueError("banned: tokens are banned for the whole engine, not for one canvas")
-        # Beyond, the masses of a position's tokens no longer fit the range that they are kept in (see `head`).
-        if 2 * self._softcap / choice.schedule_temperature > 151.0:
+        if 2 * self._softcap / choice.schedule_temperature > MOST_SPREAD:
             raise ValueError(f"schedule_temperature: {choice.schedule_temperature} is too low for this engine")
         if len(choice.logit_bias) > MOST_BIASED:
             raise ValueError(f"logit_bias: at most {MOST_BIASED} tokens, not {len(choice.logit_bias)}")
