@@ -189,8 +189,9 @@ BY_CODE[InternalError.code] = InternalError
 
 
 def from_code(code: str, message: str, param: str | None = None, retryable: bool | None = None) -> EaselError:
-    """The error of that code; an unknown code is an `InternalError`, since its text cannot be trusted. `retryable` where
-    it is known to differ from what is usual for the code."""
+    """The error of that code; an unknown code is an `InternalError`, since its text cannot be trusted.
+
+    `retryable`: where it is known to differ from what is usual for the code."""
     made = BY_CODE.get(code)
     error = made(message, param) if made else InternalError("The server made a mistake.")
     if retryable is not None and made is not None:
