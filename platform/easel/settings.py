@@ -54,7 +54,7 @@ class EngineSettings(Settings):
     """Where tensors live. `auto` takes a GPU where there is one. Restart."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
-    GPU. Restart."""
+    GPU, where quantised experts run in nothing else. Restart."""
     threads: int | None = Field(None, ge=1, le=512)
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)

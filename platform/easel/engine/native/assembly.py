@@ -67,7 +67,6 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
         raise ConfigurationError(f"{folder}: eos_token_id {outside} is not in the vocabulary", param="eos_token_id")
     with torch.inference_mode():
         weights = load_weights(folder, config, _dtype(settings, device), device)
-        model = Model(config, weights)
     context = min(settings.context_tokens, config.max_positions)
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
     kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
@@ -76,11 +75,11 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     if isinstance(weights.layers[0].experts, PackedExperts):
         runner = _cuda_runner(config, weights, defaults, kv, noise or PhiloxNoise(), settings, context, most_written)
     else:
-        runner = Runner(model, defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
+        runner = Runner(Model(config, weights), defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
     log.info(
         "model on %s in %s, %d workers of %d threads, KV blocks: %s",
         device,
-        str(model.dtype).removeprefix("torch."),
+        str(weights.embedding.dtype).removeprefix("torch."),
         workers,
         threads,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),

@@ -3,7 +3,9 @@
 A step is one upload and two graph launches: the forward, captured for a number of groups, and the vocabulary end,
 captured for a number of canvases. Numbers in between run on the next larger graph, with idle groups. Nothing is read
 back before both are done, and nothing on the way waits for the host. What a canvas needs from step to step (its
-tokens, its soft embedding) stays on the device, by seat.
+tokens, its soft embedding) stays on the device, by seat. A sequence that was preempted may have to leave its seat to
+another; its canvas is parked beside the seats and goes on where it was. Without a GPU the work of a graph is simply
+done, which is how tests run this.
 
 All rows of a step share its products, so a row's last bits depend on how many groups share its step: draws come from
 the request's counter and are the same in any company, texts nearly always are. Owns: graphs, seats, and which groups a
@@ -12,7 +14,6 @@ step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 
@@ -30,8 +31,6 @@ from easel.engine.native.scheduler import Encode, Plan
 from easel.engine.native.sequence import Sequence, StepResult
 from easel.protocol import GROUP_ROWS, TokenLogprob
 
-log = logging.getLogger(__name__)
-
 SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
 """Numbers of groups that graphs are captured for, up to what the engine can hold."""
 
@@ -46,7 +45,7 @@ class CudaRunner:
 
     def __init__(self, model: CudaModel, end: VocabularyEnd, defaults: GenerationDefaults, noise: Noise,
                  seats: int) -> None:  # fmt: skip
-        """`seats`: canvases that may exist at a time."""
+        """`seats`: canvases that may be denoised in one step."""
         self.model, self.end = model, end
         self._inputs: GroupInputs = model.inputs
         self._defaults, self._noise = defaults, noise
@@ -54,7 +53,9 @@ class CudaRunner:
         self._free = list(range(seats - 1, -1, -1))
         self._seat: dict[Sequence, int] = {}
         self._canvas: dict[Sequence, int] = {}
-        """Which canvas of a sequence its seat holds."""
+        """Which canvas of a sequence is kept."""
+        self._parked: dict[Sequence, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Tokens and soft embedding of sequences that had to leave their seats."""
         # Two seats nobody sits on: one stays zero and is what a fresh canvas reads, one takes what idle rows write.
         self.nothing, self.waste = seats, seats + 1
         self._tokens = torch.zeros(seats + 2, GROUP_ROWS, dtype=torch.int32, device=device)
@@ -62,14 +63,19 @@ class CudaRunner:
         self._row_tokens = torch.zeros(self._inputs.groups, GROUP_ROWS, dtype=torch.int32, device=device)
         self._row_soft = torch.zeros(end.canvases, GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
         self._hidden = torch.zeros(end.canvases * GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
-        self._forwards: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        self._ends: dict[int, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle()
-        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._forwards: dict[tuple[int, int], Callable[[], None]] = {}
+        self._ends: dict[int, Callable[[], None]] = {}
+        self._on_gpu = device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
         self._host = {
-            name: torch.empty_like(getattr(end.found, name), device="cpu", pin_memory=True)
+            name: torch.empty_like(getattr(end.found, name), device="cpu", pin_memory=self._on_gpu)
             for name in ("argmax", "entropy", "accepted", "chosen", "top_ids", "top")
         }
+
+    @property
+    def most_slots(self) -> int:
+        """Sequences that it can denoise at a time: what its buffers are made for."""
+        return self.end.canvases
 
     def run(self, plan: Plan) -> dict[Sequence, StepResult]:
         """Do everything in the plan; returns what each denoised sequence's canvas came to."""
@@ -78,7 +84,7 @@ class CudaRunner:
             while len(encodes) + len(canvases) > self._inputs.groups:  # prefill of many at once: chunks go first
                 first, encodes = encodes[: self._inputs.groups], encodes[self._inputs.groups :]
                 self._launch(first, [])
-                self._done.synchronize()
+                self._wait()
             if encodes or canvases:
                 self._launch(encodes, canvases)
             return self._results(canvases)
@@ -92,20 +98,19 @@ class CudaRunner:
         """Free the seat of a sequence that has ended."""
         seat = self._seat.pop(sequence, None)
         self._canvas.pop(sequence, None)
+        self._parked.pop(sequence, None)
         if seat is not None:
             self._free.append(seat)
 
-    def capture(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def capture(self) -> None:
         """Compile and capture everything a step can need. Slow: seconds to a minute. Rows of idle groups only, so
         nothing is written that matters."""
         with torch.inference_mode():
             self._inputs.clear()
             self._inputs.upload()
-            wanted = [(g, c) for g in sizes_up_to(self._inputs.groups) for c in self._canvas_sizes(g)]
-            for done, (groups, canvases) in enumerate(wanted):
-                self._forward_graph(groups, canvases)
-                if progress is not None:
-                    progress(done + 1, len(wanted))
+            for groups in sizes_up_to(self._inputs.groups):
+                for canvases in self._canvas_sizes(groups):
+                    self._forward_graph(groups, canvases)
             for canvases in sizes_up_to(self.end.canvases):
                 self._end_graph(canvases)
 
@@ -115,8 +120,8 @@ class CudaRunner:
             forward, end = self._forward_graph(canvases, canvases), self._end_graph(canvases)
 
         def launch() -> None:
-            forward.replay()
-            end.replay()
+            forward()
+            end()
 
         return launch
 
@@ -130,8 +135,9 @@ class CudaRunner:
         inputs.clear()
         inputs.host["read_seat"][:] = self.nothing
         inputs.host["write_seat"][:] = self.waste
+        self._seat_all(canvases)
         for row, sequence in enumerate(canvases):
-            self._seat_canvas(row, sequence)
+            self._place_canvas(row, sequence)
             inputs.put(row, len(sequence.tokens), sequence.rules.canvas_length, False, _tables(sequence), block_tokens)
         count = len(canvases)
         for row, encode in enumerate(encodes, start=count):
@@ -141,7 +147,7 @@ class CudaRunner:
             inputs.host["fresh"][row] = 1
         inputs.upload()
         groups = _at_least(count + len(encodes), sizes_up_to(inputs.groups))
-        self._forward_graph(groups, self._canvas_sizes(groups)[1 if count else 0]).replay()
+        self._forward_graph(groups, self._canvas_sizes(groups)[1 if count else 0])()
         if count:
             size = _at_least(count, sizes_up_to(self.end.canvases))
             for row, sequence in enumerate(canvases):
@@ -151,16 +157,30 @@ class CudaRunner:
             for row in range(count, size):
                 self.end.controls.idle(row)
             self.end.controls.upload()
-            self._end_graph(size).replay()
+            self._end_graph(size)()
             self._fetch(canvases)
-        self._done.record()
 
-    def _seat_canvas(self, row: int, sequence: Sequence) -> None:
+    def _seat_all(self, canvases: Items[Sequence]) -> None:
+        """A seat for each. Those who are not denoised in this step make room where there is none."""
+        present = set(canvases)
+        absent = [sequence for sequence in self._seat if sequence not in present]
+        for sequence in canvases:
+            if sequence in self._seat:
+                continue
+            if not self._free:
+                leaving = absent.pop()
+                seat = self._seat.pop(leaving)
+                self._parked[leaving] = (self._tokens[seat].clone(), self._soft[seat].clone())
+                self._free.append(seat)
+            seat = self._seat[sequence] = self._free.pop()
+            if sequence in self._parked:
+                tokens, soft = self._parked.pop(sequence)
+                self._tokens[seat].copy_(tokens)
+                self._soft[seat].copy_(soft)
+
+    def _place_canvas(self, row: int, sequence: Sequence) -> None:
         """Tell row `row` where the state of a canvas is; a new canvas begins as random tokens."""
-        host = self._inputs.host
-        if sequence not in self._seat:
-            self._seat[sequence] = self._free.pop()
-        seat = self._seat[sequence]
+        host, seat = self._inputs.host, self._seat[sequence]
         host["write_seat"][row] = seat
         if self._canvas.get(sequence) == sequence.canvas:
             host["read_seat"][row] = seat
@@ -173,25 +193,32 @@ class CudaRunner:
         host["fresh"][row] = 1
         self._canvas[sequence] = sequence.canvas
 
-    def _forward_graph(self, groups: int, canvases: int) -> torch.cuda.CUDAGraph:
+    def _forward_graph(self, groups: int, canvases: int) -> Callable[[], None]:
         key = (groups, canvases)
         if key not in self._forwards:
             self._forwards[key] = self._captured(lambda: self._forward(groups, canvases))
         return self._forwards[key]
 
-    def _end_graph(self, canvases: int) -> torch.cuda.CUDAGraph:
+    def _end_graph(self, canvases: int) -> Callable[[], None]:
         if canvases not in self._ends:
             self._ends[canvases] = self._captured(lambda: self._end(canvases))
         return self._ends[canvases]
 
-    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """A graph of `work`, which is run once before: kernels compile and cuBLAS makes its choices outside graphs."""
+    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What replays `work`. It is run once before: kernels compile and cuBLAS makes its choices outside graphs."""
+        if not self._on_gpu:
+            return work
         work()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
-        return graph
+        return graph.replay
+
+    def _wait(self) -> None:
+        """Until all that was started is done."""
+        if self._on_gpu:
+            torch.cuda.current_stream().synchronize()
 
     def _forward(self, groups: int, canvases: int) -> None:
         """What a forward graph holds: gather the canvases' state, run the stack."""
@@ -224,7 +251,7 @@ class CudaRunner:
 
     def _results(self, canvases: Items[Sequence]) -> dict[Sequence, StepResult]:
         """Wait for the step, and read what it found."""
-        self._done.synchronize()
+        self._wait()
         results = {}
         for row, sequence in enumerate(canvases):
             length, asked = sequence.rules.canvas_length, sequence.request.sampling.logprobs

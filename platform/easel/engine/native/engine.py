@@ -102,6 +102,9 @@ class NativeEngine:
             value = getattr(limits, name)
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        most = self._parts.runner.most_slots if self._parts is not None else None
+        if most is not None and limits.slots is not None and limits.slots > most:
+            raise InvalidRequest(f"slots: {limits.slots} is above {most}, what the engine started with", param="slots")
         self._order(limits)
 
     async def drain(self) -> None:

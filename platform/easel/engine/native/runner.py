@@ -76,6 +76,11 @@ class Runner:
         self.kv = KvTensors(model.config, rows, model.dtype, str(model.device))
         self._canvases: dict[Sequence, _Canvas] = {}
 
+    @property
+    def most_slots(self) -> int | None:
+        """Sequences that it can denoise at a time. None: any number."""
+        return None
+
     def run(self, plan: Plan) -> dict[Sequence, StepResult]:
         """Do everything in the plan; returns what each denoised sequence's canvas came to."""
         with torch.inference_mode():

@@ -216,6 +216,16 @@ async def test_start_raises_what_is_wrong_with_the_checkpoint(tmp_path: Path) ->
     await engine.stop()
 
 
+async def test_slots_cannot_be_raised_above_what_the_runner_has_room_for(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "most_slots", 3)
+    await engine.reconfigure(EngineLimits(slots=3))
+    with pytest.raises(InvalidRequest, match="above 3") as refused:
+        await engine.reconfigure(EngineLimits(slots=4))
+    assert refused.value.param == "slots"
+
+
 async def test_limits_change_while_it_runs(engine: NativeEngine) -> None:
     await engine.reconfigure(EngineLimits(slots=2, max_denoising_steps=2))
     readers = [asyncio.create_task(_events(engine, _request(str(i), max_tokens=200))) for i in range(4)]
