@@ -19,29 +19,22 @@ import argparse
 import asyncio
 import json
 import platform
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "platform")]
+sys.path[:0] = [str(ROOT / "platform"), str(Path(__file__).parent)]
 
 import httpx  # noqa: E402
-import uvicorn  # noqa: E402
+from bare_service import serving  # noqa: E402
 
-from easel.api.app import create_app  # noqa: E402
 from easel.api.requests import PROGRESS_HZ  # noqa: E402
 from easel.engine.native.engine import NativeEngine  # noqa: E402
-from easel.protocol import EngineState, Event, GenerationRequest  # noqa: E402
-from easel.settings import ApiSettings, AppSettings  # noqa: E402
+from easel.settings import ApiSettings  # noqa: E402
 
-TINY = ROOT / "platform" / "easel" / "checkpoints" / "tiny"
-STEPS = 16
 MOST_HZ = ApiSettings().max_progress_hz
 WAYS: dict[str, tuple[float, bool]] = {
     "plain": (0.0, True),
@@ -50,21 +43,6 @@ WAYS: dict[str, tuple[float, bool]] = {
     "highest_rate_unread": (MOST_HZ, False),
 }
 """Events a second of the first stream, and whether it is read as it comes."""
-
-
-class Bare:
-    """An engine as a backend."""
-
-    def __init__(self, engine: NativeEngine) -> None:
-        self.engine = engine
-
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        denoising = replace(request.denoising, max_steps=STEPS, confidence=1e-9)
-        return self.engine.generate(replace(request, ignore_eos=True, denoising=denoising))
-
-    async def ready(self) -> str | None:
-        state = self.engine.stats().state
-        return None if state is EngineState.READY else str(state)
 
 
 async def stream(
@@ -114,21 +92,8 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--tokens", type=int, default=320)
     args = parser.parse_args()
-    engine_settings = {"slots": 8, "context_tokens": 1024}
-    settings = AppSettings.model_validate(
-        {"models": {"default": {"checkpoint": str(TINY), "names": ["tiny"], "engine": engine_settings}}}
-    )
-    engine = NativeEngine(TINY, settings.model.engine)
-    await engine.start()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    app = create_app(settings, Bare(engine))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
     rounds: list[dict[str, dict[str, float]]] = []
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=600) as client:
-        while not server.started:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async with serving(slots=8, context_tokens=1024) as (client, engine):
         await one_way(client, engine, "plain", args.tokens)
         for number in range(args.rounds):
             names = list(WAYS)
@@ -136,9 +101,6 @@ async def main() -> None:
             found = {way: await one_way(client, engine, way, args.tokens) for way in names[turn:] + names[:turn]}
             rounds.append(found)
             print(number, {way: round(one["seven_s"], 2) for way, one in found.items()}, file=sys.stderr)
-    server.should_exit = True
-    await serving
-    await engine.stop()
 
     def ratios(way: str, what: str) -> list[float]:
         return [round(one[way][what] / one["plain"][what], 3) for one in rounds]

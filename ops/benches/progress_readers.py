@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import json
 import platform
-import socket
 import sys
 import time
 from pathlib import Path
@@ -35,13 +34,10 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "platform"), str(Path(__file__).parent)]
 
 import httpx  # noqa: E402
-import uvicorn  # noqa: E402
-from progress_overhead import TINY, Bare  # noqa: E402
+from bare_service import serving  # noqa: E402
 
-from easel.api.app import create_app  # noqa: E402
 from easel.api.requests import PROGRESS_HZ  # noqa: E402
 from easel.engine.native.engine import NativeEngine  # noqa: E402
-from easel.settings import AppSettings  # noqa: E402
 
 READERS, LEAVE = 16, 4
 WAYS = {
@@ -101,31 +97,14 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
-    engine_settings = {"slots": READERS, "context_tokens": 512}
-    settings = AppSettings.model_validate(
-        {"models": {"default": {"checkpoint": str(TINY), "names": ["tiny"], "engine": engine_settings}}}
-    )
-    engine = NativeEngine(TINY, settings.model.engine)
-    await engine.start()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    app = create_app(settings, Bare(engine))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
     rounds: list[dict[str, dict[str, float]]] = []
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with httpx.AsyncClient(base_url=address, timeout=600, trust_env=False) as client:
-        while not server.started:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async with serving(slots=READERS, context_tokens=512) as (client, engine):
         await one_way(client, engine, "plain", args.tokens)
         for number in range(args.rounds):
             names = list(WAYS)
             turn = number % len(names)
             rounds.append({way: await one_way(client, engine, way, args.tokens) for way in names[turn:] + names[:turn]})
             print(number, {way: round(one["seconds"], 2) for way, one in rounds[-1].items()}, file=sys.stderr)
-    server.should_exit = True
-    await serving
-    await engine.stop()
 
     ways = {}
     for way, other in AGAINST.items():
