@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit browser integration format gen eval train-tiny train-sudoku clean
+.PHONY: help install run test lint types unit browser integration gpu format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ integration: install ## Tests on a real local Ray cluster, over real HTTP
 
 browser: install ## The playground in a headless Chromium, where there is one
 	@$(BIN)/python -m pytest -q tests/browser
+
+gpu: install ## Kernels and whole steps on this machine's GPU; skips where there is none
+	@PYTHONPATH=ops $(BIN)/python -m pytest -q tests/gpu
 
 format: install ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix -q $(SOURCES)
