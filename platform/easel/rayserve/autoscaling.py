@@ -143,6 +143,8 @@ def _read(reading: weakref.ref[Reading], stop: threading.Event) -> None:
         here = reading()
         if here is None:
             return
+        if not ray.is_initialized():  # `get_actor` would start a cluster of its own
+            continue
         try:
             actor = actor or ray.get_actor(here.name, namespace=NAMESPACE)
             reports, targets = ray.get(actor.read.remote(), timeout=READ_TIMEOUT_S)

@@ -50,11 +50,26 @@ def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
             raise TimeoutError
         return made.reports, made.targets
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: made)
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(autoscaling, "READ_PERIOD_S", 0.005)
     monkeypatch.setattr(WorkPolicy, "_export", lambda self, application, decision: None)
     return made
+
+
+def test_without_a_cluster_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would start one: a reading that outlives its controller must not."""
+    asked = threading.Event()
+    looked = threading.Semaphore(0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(looked.release()))
+    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: asked.set())
+    monkeypatch.setattr(autoscaling, "READ_PERIOD_S", 0.005)
+    reading = autoscaling.Reading("work:easel")
+    assert looked.acquire(timeout=10)
+    assert looked.acquire(timeout=10)  # it came round again
+    assert not asked.is_set()
+    assert reading.last is None
 
 
 def settle(policy: WorkPolicy, ctx: Any, target: int) -> None:
