@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit browser integration gpu format gen eval train-tiny train-sudoku clean
+.PHONY: help install run test lint types unit fuzz browser integration gpu format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ types: install ## mypy, strict
 
 unit: install ## Tests without a cluster, with coverage
 	@$(BIN)/python -m pytest -q tests/unit tests/contract --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+fuzz: install ## Property tests with new examples each time, and more of them
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/unit -k 'not kernels'
 
 integration: install ## Tests on a real local Ray cluster, over real HTTP
 	@$(BIN)/python -m pytest -q tests/integration

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Ray reads these at import. Set before anything imports it, so that no test sends usage statistics or colours output.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -13,6 +14,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # A shell that starts tests in the background makes them, and what they start, deaf to Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples every time, so that a change that fails is the change that broke something. `make fuzz` looks for
+# new ones; what it finds becomes an @example. How long one takes says something about the machine only.
+_ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, database=None, **_ANY_SPEED)
+settings.register_profile("fuzz", max_examples=500, print_blob=True, **_ANY_SPEED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from easel.router import autoscaling
@@ -232,6 +232,7 @@ def test_targets_that_make_no_sense_are_named(field: str, value: object) -> None
     st.integers(0, 3),
     st.integers(3, 50),
 )
+@example([(0.0, 0.0, 5e-324, 0.0, False)], 0, 3)  # work too small to make one request
 def test_any_load_keeps_within_bounds_and_ends_at_the_minimum(
     steps: list[tuple[float, float, float, float, bool]], least: int, most: int
 ) -> None:
@@ -243,7 +244,8 @@ def test_any_load_keeps_within_bounds_and_ends_at_the_minimum(
         decision = decide(scaler, now, asked, target, ready=target if loaded else 0, targets=targets, cold=5.0)
         target = decision.target
         assert least <= target <= most
-        assert target >= 1 or not (queued or running)
+        # Requests decide what is idle: rounding may leave a trace of work behind that nobody waits for.
+        assert target >= 1 or not (asked.queued_requests or asked.running_requests)
     for _ in range(300):
         now += 10.0
         target = decide(scaler, now, demand(), target, targets=targets).target
