@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from easel.api import unsupported
+from easel.api.easel_options import EaselOptions
 from easel.api.requests import PROGRESS_HZ
 from easel.api.schemas import (
     LEAST_PROGRESS_HZ,
@@ -17,7 +18,6 @@ from easel.api.schemas import (
     ChatBody,
     ChatMessage,
     CompletionBody,
-    EaselOptions,
     StreamOptions,
 )
 from easel.settings import ApiSettings

@@ -10,9 +10,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from easel.api.easel_options import EaselOptions
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
-from easel.api.schemas import ChatBody, CompletionBody, EaselOptions, GenerationBody
+from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
 from easel.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from easel.protocol import Denoising, GenerationRequest, Sampling
 from easel.settings import ApiSettings

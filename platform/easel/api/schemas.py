@@ -1,7 +1,8 @@
 """What a request may hold: the two bodies, strictly typed, and an OpenAI-like message for whatever does not fit.
 
 Owns: names, types and bounds of the parameters that are served. Unknown fields are refused; no value is converted.
-Refuses to know: parameters that are not served (`easel.api.unsupported`), tokens, the model's limits.
+Refuses to know: parameters that are not served (`easel.api.unsupported`), Easel's own (`easel.api.easel_options`),
+tokens, the model's limits.
 """
 
 from __future__ import annotations
@@ -10,23 +11,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from easel.api import unsupported
+from easel.api.easel_options import Body, EaselOptions
 from easel.errors import InvalidRequest
 
 INT64 = 2**63
 MOST_STOP_CHARACTERS = 1024
 LEAST_PROGRESS_HZ = 0.1
-
-
-class Body(BaseModel):
-    """The base of all: strict, unknown fields refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class StreamOptions(Body):
@@ -38,18 +32,6 @@ class StreamOptions(Body):
     """More events, without choices, that show each canvas while it is denoised: see Progress."""
     progress_hz: Annotated[float, Field(ge=LEAST_PROGRESS_HZ)] | None = None
     """Most of those events a second, for each choice; 10 by default. Only with `include_progress`."""
-
-
-class EaselOptions(Body):
-    """What OpenAI's API has no words for."""
-
-    deadline_ms: Annotated[int, Field(ge=1)] | None = None
-    """Milliseconds from now by which the best answer so far is committed; `finish_reason` is then `length`. A request
-    is refused only where not one denoising step a canvas fits."""
-    queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
-    """Milliseconds after which the request leaves the queue with 503, if it was not started by then."""
-    priority: Annotated[int, Field(ge=-10, le=10)] | None = None
-    """Among your own requests: each level is worth some seconds of earlier arrival. 0 by default."""
 
 
 def _kind(value: Any) -> str:
