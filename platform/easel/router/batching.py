@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from easel.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.protocol import GenerationRequest
 from easel.router.placement import Placement
-from easel.router.prefixes import BLOCK_TOKENS, prefix_hashes
 
 Work = tuple[GenerationRequest, float]
 """A request and its expected units of work."""

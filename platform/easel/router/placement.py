@@ -20,9 +20,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from easel.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.protocol import EngineState, EngineStats, GenerationRequest, StepTimeModel, prefill_work
 from easel.router.capacity import Capacity, efficient_canvases, total, work_rate
-from easel.router.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.settings import RouterSettings
 
 OLDEST_S = 5.0

@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
+from easel.prefixes import prefix_hashes
 from easel.protocol import EngineState, StepTimeModel
 from easel.router.batching import Batcher
 from easel.router.placement import Placement
-from easel.router.prefixes import prefix_hashes
 from easel.settings import RouterSettings
 from tests.unit.router.making import FakeClock, request, stats
 

@@ -24,6 +24,7 @@ from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.model import Model
 from easel.engine.native.noise import Noise, PhiloxNoise
+from easel.engine.native.prefix_cache import PrefixCache
 from easel.engine.native.rules import RuleBook
 from easel.engine.native.runner import Runner
 from easel.engine.native.scheduler import Limits, Scheduler
@@ -84,7 +85,9 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
         threads,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
     )
-    return Parts(RuleBook(config, defaults, context, most_written), Scheduler(kv, limits, most_written), runner)
+    prefixes = PrefixCache(kv) if settings.prefix_cache else None
+    scheduler = Scheduler(kv, limits, most_written, prefixes)
+    return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner)
 
 
 def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, kv: KvCache, noise: Noise,

@@ -2,8 +2,8 @@
 
 A block holds `block_tokens` consecutive tokens of one sequence, on every layer of one kind. On full layers a sequence
 keeps all its blocks; on sliding layers it gives those back that no later token can see, so that pool stays small
-however long the context. Blocks are counted by reference, so that sequences may come to share a prefix. Refuses to
-know: tensors, and what to do when blocks run out (`scheduler`).
+however long the context. Blocks are counted by reference, so that sequences share a prefix, and so that one is kept
+when nobody uses it (`prefix_cache`). Refuses to know: tensors, and what to do when blocks run out (`scheduler`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ class BlockPool:
         self.blocks = blocks
         self._free = list(range(blocks - 1, -1, -1))
         self._references = [0] * blocks
+        self._kept: set[int] = set()
+        self._spare = 0
 
     @property
     def free(self) -> int:
         """Blocks that nobody refers to."""
         return len(self._free)
+
+    @property
+    def spare(self) -> int:
+        """Blocks that are kept, and that no table refers to: free as soon as they are dropped."""
+        return self._spare
 
     def references(self, block: int) -> int:
         """Tables that refer to this block."""
@@ -40,7 +47,27 @@ class BlockPool:
     def share(self, block: int) -> None:
         """One more reference to a block that has some."""
         assert self._references[block] > 0, f"block {block} of {self.name} is free: nothing in it to share"
+        self._spare -= self._idle(block)
         self._references[block] += 1
+
+    def keep(self, block: int) -> None:
+        """A reference of nobody's, that lets a block outlive its sequence. Once a block."""
+        assert block not in self._kept, f"block {block} of {self.name} is kept already"
+        self.share(block)
+        self._kept.add(block)
+
+    def drop(self, block: int) -> None:
+        """Keep it no longer."""
+        self._spare -= self._idle(block)
+        self._kept.remove(block)
+        self.give_back(block)
+
+    def is_idle(self, block: int) -> bool:
+        """Whether it is kept, and no table refers to it."""
+        return bool(self._idle(block))
+
+    def _idle(self, block: int) -> int:
+        return self._references[block] == 1 and block in self._kept
 
     def give_back(self, block: int) -> None:
         """One reference less; the last one frees the block."""
@@ -48,6 +75,7 @@ class BlockPool:
         self._references[block] -= 1
         if self._references[block] == 0:
             self._free.append(block)
+        self._spare += self._idle(block)
 
 
 @dataclass(slots=True)
@@ -97,16 +125,21 @@ class KvCache:
             and self.sliding_blocks_for(tokens, written) <= self.sliding.blocks
         )
 
+    def lacking(self, kv: SequenceKv, tokens: int) -> tuple[int, int]:
+        """Free blocks that `extend` would need beyond those there are, in each pool."""
+        full, sliding = (max(0, self._wanted(table, tokens) - pool.free) for table, pool in self._pairs(kv))
+        return full, sliding
+
     def can_extend(self, kv: SequenceKv, tokens: int) -> bool:
         """Whether `extend` would succeed."""
-        return all(pool.free >= self._lacking(table, tokens) for table, pool in self._pairs(kv))
+        return not any(self.lacking(kv, tokens))
 
     def extend(self, kv: SequenceKv, tokens: int) -> bool:
         """Make room for the first `tokens` tokens, in both pools or in neither. False: not enough free blocks."""
         if not self.can_extend(kv, tokens):
             return False
         for table, pool in self._pairs(kv):
-            table.blocks.extend(pool.take(self._lacking(table, tokens)))
+            table.blocks.extend(pool.take(self._wanted(table, tokens)))
         return True
 
     def slide(self, kv: SequenceKv, tokens: int) -> None:
@@ -124,7 +157,7 @@ class KvCache:
             table.blocks.clear()
             table.dropped = 0
 
-    def _lacking(self, table: BlockTable, tokens: int) -> int:
+    def _wanted(self, table: BlockTable, tokens: int) -> int:
         return max(0, self.blocks_for(tokens) - table.dropped - len(table.blocks))
 
     def _pairs(self, kv: SequenceKv) -> tuple[tuple[BlockTable, BlockPool], tuple[BlockTable, BlockPool]]:

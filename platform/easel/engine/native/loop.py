@@ -191,8 +191,10 @@ class StepLoop:
             remaining_work=scheduler.remaining_work,
             step_time=self._timer.model,
             kv_pools=tuple(
-                KvPool(pool.name, pool.blocks, pool.free, scheduler.kv.block_tokens) for pool in scheduler.kv.pools
+                KvPool(pool.name, pool.blocks, pool.free + pool.spare, scheduler.kv.block_tokens)
+                for pool in scheduler.kv.pools
             ),
+            prefix_digest=() if scheduler.prefixes is None else scheduler.prefixes.digest,
             counters={STEPS.name: float(self._steps), PREEMPTIONS.name: float(scheduler.preemptions)},
             last_step_at=now,
         )

@@ -3,7 +3,9 @@
 Every seated sequence takes part in every step: it encodes its next chunk if it has one, and denoises as soon as its
 cache is complete, in the same step even. So sequences join and leave at any step, whatever the others are doing.
 Commits always run; prefill is held to a budget of tokens, first come first served, so that running canvases keep
-their pace. When blocks run out, the sequence that came last gives up its seat and its blocks, and goes on later.
+their pace. A prompt's beginning that is in the prefix cache is not encoded again, and one that another sequence is
+just writing is waited for. When blocks run out, cached prefixes go first; then the sequence that came last gives up its
+seat and its blocks, and goes on later.
 
 Owns: these decisions, and the events they make. Refuses to know: tensors, threads, and what time it is.
 """
@@ -14,8 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from easel.engine.native.kv_cache import KvCache
+from easel.engine.native.prefix_cache import PrefixCache
 from easel.engine.native.sequence import Phase, Sequence, StepResult
 from easel.errors import DeadlineExceeded, EaselError
+from easel.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
@@ -74,10 +78,12 @@ class Limits:
 class Scheduler:
     """See the module. Each method that decides something returns the events that tell of it, in order."""
 
-    def __init__(self, kv: KvCache, limits: Limits, most_written: int) -> None:
-        """`most_written`: tokens that one sequence may encode in one step; the sliding pool is sized by it."""
+    def __init__(self, kv: KvCache, limits: Limits, most_written: int, prefixes: PrefixCache | None = None) -> None:
+        """`most_written`: tokens that one sequence may encode in one step; the sliding pool is sized by it.
+        `prefixes`: over the same blocks; None: each prompt is encoded whole."""
         self.kv = kv
         self.limits = limits
+        self.prefixes = prefixes
         self._most_written = most_written
         self.seated: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -96,6 +102,9 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence: higher priority first, then the order of arrival."""
+        if self.prefixes is not None and not sequence.prefix:
+            prompt = sequence.request.prompt
+            sequence.prefix = prefix_hashes(prompt, most=len(prompt) // BLOCK_TOKENS)
         self.waiting.append(sequence)
         self.waiting.sort(key=_rank)
 
@@ -114,8 +123,11 @@ class Scheduler:
         """Take in what a step did. `next_step_s`: how long another one is expected to take."""
         told: list[Told] = []
         for encode in plan.encodes:
-            encode.sequence.wrote(encode.stop - encode.start)
-            self.kv.slide(encode.sequence.kv, encode.stop)
+            sequence = encode.sequence
+            sequence.wrote(encode.stop - encode.start)
+            if self.prefixes is not None:
+                self.prefixes.keep(sequence.kv, sequence.request.prompt, sequence.prefix, encode.start, encode.stop)
+            self.kv.slide(sequence.kv, encode.stop)
         for sequence in plan.denoises:
             sequence.denoised(results[sequence], started_at)
             stop = sequence.canvas_stop(now + next_step_s)
@@ -155,8 +167,11 @@ class Scheduler:
         promised = sum(self._lacking(sequence) for sequence in self.seated)
         while self.waiting and len(self.seated) < self.limits.slots:
             sequence = self.waiting[0]
+            self._adopt(sequence)
             wanted = self._lacking(sequence)
-            if self.seated and promised + wanted > min(pool.free for pool in self.kv.pools):
+            if self.seated and promised + wanted > min(pool.free + pool.spare for pool in self.kv.pools):
+                self.kv.close(sequence.kv)
+                sequence.encoded = 0
                 break
             promised += wanted
             self.waiting.pop(0)
@@ -164,8 +179,18 @@ class Scheduler:
             sequence.seated = True
             if not sequence.started:
                 sequence.started = True
-                told.append((sequence, Started(at=now, waited_s=max(0.0, now - sequence.arrived_at))))
+                sequence.cached_tokens = sequence.encoded
+                waited = max(0.0, now - sequence.arrived_at)
+                told.append((sequence, Started(at=now, waited_s=waited, cached_tokens=sequence.encoded)))
         return told
+
+    def _adopt(self, sequence: Sequence) -> int:
+        """Let it have what the prefix cache holds of its prompt. Returns how many tokens more that is."""
+        if self.prefixes is None:
+            return 0
+        before = sequence.encoded
+        sequence.encoded = self.prefixes.adopt(sequence.kv, sequence.request.prompt, sequence.prefix, before)
+        return sequence.encoded - before
 
     def _lacking(self, sequence: Sequence) -> int:
         """Blocks of a pool that it needs, at the most, until it denoises."""
@@ -177,11 +202,18 @@ class Scheduler:
     def _encodes(self) -> tuple[Plan, list[Told]]:
         """Chunks for this step: every commit, and prefill within the budget, at least one chunk of it."""
         plan, told, spent = Plan(), list[Told](), 0
+        being_written: set[int] = set()
         for sequence in sorted(self.seated, key=_rank):
-            start, written = sequence.encoded, 0
             prefill = sequence.phase is Phase.PREFILL
+            if prefill and sequence.seated:
+                found = self._adopt(sequence)
+                sequence.cached_tokens += 0 if sequence.lost else found
+            start, written = sequence.encoded, 0
             while sequence.seated and start < len(sequence.tokens):
                 stop = sequence.chunk_end(start)
+                chunk = sequence.prefix[start // BLOCK_TOKENS] if stop <= sequence.prefix_tokens else None
+                if chunk in being_written:
+                    break
                 over = spent and spent + stop - start > self.limits.prefill_tokens_per_step
                 if prefill and (over or (written and written + stop - start > self._most_written)):
                     break
@@ -189,15 +221,20 @@ class Scheduler:
                 if not sequence.seated:
                     break
                 plan.encodes.append(Encode(sequence, start, stop))
+                if chunk is not None:
+                    being_written.add(chunk)
                 written += stop - start
                 spent += stop - start if prefill else 0
                 start = stop
         return plan, told
 
     def _make_room(self, sequence: Sequence, tokens: int, plan: Plan) -> list[Told]:
-        """Find blocks for the first `tokens` tokens, taking them from whoever came last; that may be itself."""
+        """Find blocks for the first `tokens` tokens, taking them from prefixes that nobody uses, then from whoever came
+        last; that may be itself."""
         told: list[Told] = []
         while not self.kv.extend(sequence.kv, tokens):
+            if self.prefixes is not None and self.prefixes.make_room(*self.kv.lacking(sequence.kv, tokens)):
+                continue
             victim = max(self.seated, key=_rank)
             plan.encodes = [encode for encode in plan.encodes if encode.sequence is not victim]
             told += self._preempt(victim)
@@ -240,6 +277,9 @@ class Scheduler:
         return told
 
     def _remove(self, sequence: Sequence) -> None:
+        if self.prefixes is not None and sequence.started:
+            self.prefixes.asked += sequence.prefix_tokens
+            self.prefixes.found += sequence.cached_tokens
         self.kv.close(sequence.kv)
         if sequence.seated:
             self.seated.remove(sequence)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from easel.engine.native.kv_cache import SequenceKv
+from easel.prefixes import BLOCK_TOKENS
 from easel.protocol import (
     GROUP_ROWS,
     CanvasProgress,
@@ -30,8 +31,9 @@ from easel.protocol import (
 SHOWN_NATS = 0.1
 """An entropy that moved less than this since progress told it is not told again."""
 
-PREFILL_CHUNK = GROUP_ROWS
-"""Prompt tokens in one chunk: chunks end at multiples of this, and at the prompt's end."""
+PREFILL_CHUNK = BLOCK_TOKENS
+"""Prompt tokens in one chunk: chunks end at multiples of this, and at the prompt's end. What is shared of a prefix is
+whole chunks."""
 
 
 class Phase(StrEnum):
@@ -93,6 +95,12 @@ class Sequence:
     """What the cache must hold before the present canvas: the prompt and whole canvases."""
     encoded: int = 0
     """How many of `tokens` the cache holds."""
+    prefix: tuple[int, ...] = ()
+    """Hashes of the whole chunks of the prompt, where prefixes are cached."""
+    cached_tokens: int = 0
+    """Of the prompt, found in the prefix cache when it was first encoded."""
+    lost: bool = False
+    """Whether it ever lost its cache."""
     output: list[int] = field(default_factory=list)
     canvas: int = 0
     step: int = 0
@@ -137,6 +145,11 @@ class Sequence:
             return min(prompt, (start // PREFILL_CHUNK + 1) * PREFILL_CHUNK)
         return min(len(self.tokens), start + self.rules.canvas_length)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of the prompt that could be in the prefix cache."""
+        return len(self.prefix) * PREFILL_CHUNK
+
     def most_encoded(self) -> int:
         """Tokens in the cache when the last canvas begins, at the most: that one is never encoded."""
         length = self.rules.canvas_length
@@ -152,6 +165,7 @@ class Sequence:
         """The cache is gone. The canvas in progress is not: it goes on when the cache has been written again."""
         self.seated = False
         self.encoded = 0
+        self.lost = True
 
     def denoised(self, result: StepResult, step_started_at: float) -> None:
         """Take in one denoising step."""
@@ -239,6 +253,7 @@ class Sequence:
         """What it cost so far."""
         return Usage(
             prompt_tokens=len(self.request.prompt),
+            cached_tokens=self.cached_tokens,
             completion_tokens=len(self.output),
             canvases=self.canvases,
             denoising_steps=self.denoising_steps,

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from easel.errors import Draining, EngineFailed
+from easel.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
@@ -26,7 +27,6 @@ from easel.protocol import (
     Usage,
     prefill_work,
 )
-from easel.router.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.router.simulation.virtual_time import now
 
 STEP_CAP = 48

@@ -16,6 +16,7 @@ import pytest
 from easel.engine.native.engine import NativeEngine
 from easel.engine.native.runner import Runner
 from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, EngineFailed, InvalidRequest, NotReady
+from easel.prefixes import prefix_hashes
 from easel.protocol import (
     CanvasCommitted,
     CanvasProgress,
@@ -92,6 +93,27 @@ async def test_sixteen_at_once_say_what_each_says_alone(engine: NativeEngine) ->
     assert all(pool.free == pool.blocks for pool in stats.kv_pools)
     assert stats.step_time.samples > 0
     assert stats.counters["easel_engine_steps_total"] > 0
+
+
+async def test_a_prefix_from_the_cache_changes_no_token(engine: NativeEngine, checkpoint: Path) -> None:
+    request = _request(prompt=tuple(5 + i % 20 for i in range(300)), max_tokens=20)
+    first, again = await _events(engine, request), await _events(engine, request)
+    assert _tokens(first) == _tokens(again)
+    starts = [event.cached_tokens for event in (*first, *again) if isinstance(event, Started)]
+    ends = [event.usage.cached_tokens for event in (*first, *again) if isinstance(event, Finished)]
+    assert starts == ends == [0, 256]
+    assert engine.stats().prefix_digest == prefix_hashes(request.prompt)
+    assert all(pool.free == pool.blocks for pool in engine.stats().kv_pools), "kept blocks are there to be had"
+    forgetful = NativeEngine(checkpoint, SETTINGS.model_copy(update={"prefix_cache": False}))
+    await forgetful.start()
+    try:
+        for _ in range(2):
+            events = await _events(forgetful, request)
+            assert _tokens(events) == _tokens(first)
+            assert isinstance(events[-1], Finished)
+            assert events[-1].usage.cached_tokens == 0
+    finally:
+        await forgetful.stop()
 
 
 async def test_logprobs_come_with_the_canvas_where_asked(engine: NativeEngine) -> None:

@@ -1,6 +1,7 @@
 """Names for the beginnings of prompts, so that ingress and replica mean the same by one without sending it.
 
-Owns: the hash of each whole block of a prompt with everything before it. Refuses to know: what is cached where.
+The router asks which replica holds the beginning of a prompt, the engine whether it holds it itself. Owns: the hash of
+each whole block of a prompt with everything before it. Refuses to know: what is cached where.
 """
 
 from __future__ import annotations
