@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from easel.cli import chatting, evaluating, serving
+from easel.cli import chatting, evaluating, kube, serving
 
 app = typer.Typer(
     name="easel",
@@ -26,12 +26,14 @@ app = typer.Typer(
     easel check FILE                     is that file right, and what would it start?
     easel chat                           talk to it, and watch each canvas clear
     easel eval sudoku --url URL          how well does a running service solve puzzles, and how fast?
+    easel kube doctor | status           look after one on Kubernetes
     """,
 )
 app.command()(serving.serve)
 app.command()(serving.check)
 app.command()(chatting.chat)
 app.add_typer(evaluating.app, name="eval")
+app.add_typer(kube.app, name="kube")
 app.command()(serving.version)
 
 
