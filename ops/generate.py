@@ -1,12 +1,13 @@
 """Writes every file that is generated from code: `make gen`. The tests compare what is committed with what this makes.
 
-A generated page has one source: settings.py, telemetry/names.py or errors.py. Nothing is edited by hand below the line
-that says so.
+A generated page has one source: settings.py, telemetry/names.py, errors.py or, for the chart, ops/chart/values.py.
+Nothing is edited by hand below the line that says so.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -21,6 +22,12 @@ from easel.settings import ServeSettings, load
 from easel.telemetry.names import LOG_FIELDS, METRICS
 
 ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # run as a script, from wherever
+    sys.path.insert(0, str(ROOT))
+
+from ops.chart.carried import carried  # noqa: E402
+from ops.chart.pages import readme, values_yaml  # noqa: E402
+from ops.chart.schema import schema  # noqa: E402
 
 
 def header(title: str, source: str) -> list[str]:
@@ -54,7 +61,7 @@ def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
         yield path, model
     for name, part in parts.items():
         if isinstance(part, dict) and is_part(part):
-            yield from sections(next(iter(part.values())), f"{path}{name}.KEY.")
+            yield from sections(type(next(iter(part.values())))(), f"{path}{name}.KEY.")
         elif isinstance(part, BaseModel):
             yield from sections(part, f"{path}{name}.")
 
@@ -157,6 +164,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics,
     "docs/errors.md": errors,
     "deployments/local/serve.yaml": local_serve_config,
+    "helm/easel/values.yaml": values_yaml,
+    "helm/easel/values.schema.json": schema,
+    "helm/easel/README.md": readme,
+    **carried(),
 }
 
 

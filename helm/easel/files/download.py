@@ -1,0 +1,117 @@
+"""Fills a folder with a checkpoint from a model hub, or waits until somebody has: what the chart's Job, and init
+containers, run.
+
+The folder is complete when it holds the mark `.easel-complete` with the wanted repository, revision, patterns and
+checksums. Until then files lie beside it in `.FOLDER.part`, where the next attempt goes on with what is there. Several
+pods on one volume: the first takes a lock, the others wait for the mark.
+
+Owns: downloading, checking, marking. Refuses to know: what is in the files.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+
+MARK = ".easel-complete"
+LOOK_S = 5.0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def complete(folder: Path, wanted: dict) -> bool:
+    try:
+        return json.loads((folder / MARK).read_text()) == wanted
+    except (OSError, ValueError):
+        return False
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def expected(wanted: dict) -> dict[str, str | None]:
+    """Every file to have, with the checksum that the hub keeps for it, if it keeps one."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(wanted["repository"], revision=wanted["revision"], files_metadata=True)
+    found = {
+        file.rfilename: file.lfs.sha256 if file.lfs else None
+        for file in info.siblings or []
+        if any(fnmatch(file.rfilename, pattern) for pattern in wanted["files"])
+    }
+    if not found:
+        raise SystemExit(f"{wanted['repository']} has no file that fits {wanted['files']}")
+    return found
+
+
+def check(part: Path, files: dict[str, str | None], own: dict[str, str]) -> list[str]:
+    """What is wrong. A file whose checksum is wrong is removed, so that the next attempt takes it again."""
+    wrong = [f"{name}: the repository has no such file" for name in sorted(set(own) - set(files))]
+    for name, hub in sorted(files.items()):
+        path = part / name
+        if not path.is_file():
+            wrong.append(f"{name}: missing")
+            continue
+        sums = {value for value in (hub, own.get(name)) if value}
+        if sums and {sha256(path)} != sums:
+            path.unlink()
+            wrong.append(f"{name}: its sha256 is not {' and '.join(sorted(sums))}")
+    return wrong
+
+
+def download(folder: Path, wanted: dict) -> None:
+    from huggingface_hub import snapshot_download
+
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    files = expected(wanted)
+    say(f"downloading {len(files)} files of {wanted['repository']} at {wanted['revision']}")
+    snapshot_download(wanted["repository"], revision=wanted["revision"], local_dir=part, allow_patterns=wanted["files"])
+    wrong = check(part, files, wanted["sha256"])
+    if wrong:
+        raise SystemExit("not as it should be:\n  " + "\n  ".join(wrong))
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    (part / MARK).write_text(json.dumps(wanted))
+    if folder.exists():
+        # Another revision lies there, which running replicas may have open: they keep what they have open.
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        part.rename(folder)
+    say(f"{folder} is complete")
+
+
+def main(argv: list[str]) -> None:
+    wanted = json.loads(os.environ["EASEL_DOWNLOAD"])
+    folder = Path(wanted.pop("folder"))
+    if "--wait" in argv:
+        said = False
+        while not complete(folder, wanted):
+            if not said:
+                say(f"waiting until {folder} is complete: see the release's download Job")
+            said = True
+            time.sleep(LOOK_S)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete(folder, wanted):
+                download(folder, wanted)
+    say(f"{folder}: {wanted['repository']} at {wanted['revision']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
