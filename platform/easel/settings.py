@@ -2,7 +2,7 @@
 
     ServeSettings
       app           AppSettings            becomes the Serve application's `args`: a change replaces every replica
-        models      {key: ModelSettings}   one for now
+        models      {key: ModelSettings}   one for now; its tiers are `easel.tiers`
         api         ApiSettings
         router      RouterSettings
         playground  PlaygroundSettings
@@ -27,6 +27,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from easel.errors import ConfigurationError
+from easel.settings_errors import describe
+from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
 
 EMBEDDED = "embedded:"
 """Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
@@ -99,6 +101,19 @@ class ModelSettings(Settings):
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
+    tiers: dict[Name, Tier] = Field(default_factory=lambda: dict(DEFAULT_TIERS), min_length=1)
+    """By name. Given here, they take the place of all that are there otherwise. Restart."""
+    default_tier: Name = DEFAULT_TIER
+    """The tier of requests that name none. Restart."""
+
+    @model_validator(mode="after")
+    def _default_tier_is_one(self) -> Self:
+        taken = sorted(set(self.tiers) & set(OPENAI_TIERS))
+        if taken:
+            raise ValueError(f"tiers: {taken[0]} is a word of OpenAI's service_tier; choose another name")
+        if self.default_tier not in self.tiers:
+            raise ValueError(f"default_tier ({self.default_tier}) is none of the tiers: {', '.join(self.tiers)}")
+        return self
 
     @field_validator("names")
     @classmethod
@@ -230,6 +245,15 @@ class AppSettings(Settings):
         if len(models) != 1:
             raise ValueError(f"{len(models)} models given; this version serves exactly one")
         return models
+
+    @model_validator(mode="after")
+    def _shares_are_of_tiers(self) -> Self:
+        for name in self.router.tier_queue_shares:
+            if name not in self.model.tiers:
+                raise ValueError(
+                    f"router.tier_queue_shares: {name} is none of the tiers: {', '.join(self.model.tiers)}"
+                )
+        return self
 
     @property
     def model_key(self) -> str:
@@ -393,7 +417,7 @@ def parse(data: Any, source: str = "settings") -> ServeSettings:
     try:
         return ServeSettings.model_validate({} if data is None else data)
     except ValidationError as error:
-        raise ConfigurationError(f"{source}:\n{_describe(error)}") from None
+        raise ConfigurationError(f"{source}:\n{describe(error, ServeSettings)}") from None
 
 
 def load(path: Path) -> ServeSettings:
@@ -405,28 +429,3 @@ def load(path: Path) -> ServeSettings:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML: {error}") from None
     return parse(data, str(path))
-
-
-def _describe(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "(whole file)"
-        what = "no such setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            what += _suggestion(item["loc"])
-        lines.append(f"  {where}: {what}")
-    return "\n".join(lines)
-
-
-def _suggestion(loc: tuple[int | str, ...]) -> str:
-    """`; did you mean X?` for a misspelt key, found by walking the tree of settings along `loc`."""
-    from difflib import get_close_matches
-
-    known: set[str] = set()
-    node: Any = ServeSettings
-    for part in loc[:-1]:
-        fields = getattr(node, "model_fields", {})
-        node = fields[part].annotation if part in fields else ModelSettings
-    known.update(getattr(node, "model_fields", {}))
-    match = get_close_matches(str(loc[-1]), known, n=1)
-    return f"; did you mean {match[0]}?" if match else f"; there are: {', '.join(sorted(known))}"

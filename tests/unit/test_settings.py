@@ -17,6 +17,16 @@ from easel.settings import AppSettings, LocalSettings, ModelSettings, ServeSetti
     [
         ({"app": {"api": {"max_bodybytes": 1}}}, ["app.api.max_bodybytes", "no such setting", "max_body_bytes"]),
         ({"app": {"models": {"a": {"engine": {"slotz": 1}}}}}, ["app.models.a.engine.slotz", "slots"]),
+        (
+            {"app": {"models": {"a": {"tiers": {"b": {"stabilty": 1}}}}}},
+            ["a.tiers.b.stabilty", "did you mean stability?"],
+        ),
+        ({"app": {"models": {"a": {"default_tier": "x"}}}}, ["default_tier (x)", "fast, balanced, quality"]),
+        ({"app": {"models": {"a": {"tiers": {"x": {}}}}}}, ["default_tier (balanced)", "tiers: x"]),
+        ({"app": {"models": {"a": {"tiers": {}}}}}, ["app.models.a.tiers", "at least 1"]),
+        ({"app": {"models": {"a": {"tiers": {"flex": {}}, "default_tier": "flex"}}}}, ["flex", "service_tier"]),
+        ({"app": {"router": {"tier_queue_shares": {"slow": 0.5}}}}, ["tier_queue_shares: slow", "fast, balanced"]),
+        ({"deployments": {"engine": {"autoscaling": {"max_replica": 2}}}}, ["did you mean max_replicas?"]),
         ({"ap": {}}, ["ap:", "did you mean app?"]),
         ({"local": {"port": 70000}}, ["local.port", "65535"]),
         ({"local": {"port": "x"}}, ["local.port", "integer"]),

@@ -7,18 +7,26 @@ Refuses to know: weights (it reads a few of their bytes for the fingerprint), te
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from easel import __version__
 from easel.errors import ConfigurationError
 from easel.settings import ModelSettings
+from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, Tier
 
 SAMPLE_BYTES = 64 * 1024
 """Read at the start, in the middle and at the end of each weight file: training again changes them, and hashing 19 GB
 at every start would take longer than loading them."""
+
+
+REFERENCE = Tier(max_denoising_steps=48, entropy_bound=0.1, stability=1, confidence=0.005, stop_scope="canvas")
+"""What holds where a checkpoint says nothing: as the reference implementation decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,23 @@ class ModelCard:
     canvas_length: int
     bos: int | None
     eos: frozenset[int]
+    tiers: Mapping[str, Tier] = field(default_factory=lambda: DEFAULT_TIERS)
+    default_tier: str = DEFAULT_TIER
+    own: Tier = REFERENCE
+    """How the checkpoint itself wants to be denoised: every limit that a tier may set."""
+    most_steps: int = 48
+    """Denoising steps of a canvas that a request may ask for: the settings' bound, otherwise the checkpoint's own
+    number or that of the tier with the most."""
 
     @property
     def name(self) -> str:
         """The name that answers carry."""
         return self.names[0]
+
+    def limits(self, tier: str) -> dict[str, int | float | str]:
+        """All that holds for requests of that tier, by name."""
+        found = self.own.limits | self.tiers[tier].limits
+        return found | {"max_denoising_steps": min(int(found["max_denoising_steps"]), self.most_steps)}
 
 
 def read_model_card(key: str, settings: ModelSettings) -> ModelCard:
@@ -68,6 +88,7 @@ def read_model_card(key: str, settings: ModelSettings) -> ModelCard:
     bos = generation.get("bos_token_id", text.get("bos_token_id"))
     if bos is not None and not _is_token_id(bos):
         raise ConfigurationError(f"{folder / 'generation_config.json'}: bos_token_id is {bos!r}", "bos_token_id")
+    own = _own_limits(generation, folder / "generation_config.json")
     return ModelCard(
         key=key,
         names=settings.names,
@@ -78,7 +99,30 @@ def read_model_card(key: str, settings: ModelSettings) -> ModelCard:
         canvas_length=_whole(config, "canvas_length", folder / "config.json"),
         bos=bos,
         eos=frozenset(eos_ids),
+        tiers=settings.tiers,
+        default_tier=settings.default_tier,
+        own=own,
+        most_steps=settings.engine.max_denoising_steps
+        or max(tier.max_denoising_steps or 1 for tier in (own, *settings.tiers.values())),
     )
+
+
+def _own_limits(generation: dict[str, Any], path: Path) -> Tier:
+    """The limits in a generation config. What is null or missing is as in the reference."""
+    sampler = generation.get("sampler_config")
+    given = {
+        "max_denoising_steps": generation.get("max_denoising_steps"),
+        "entropy_bound": sampler.get("entropy_bound") if isinstance(sampler, dict) else None,
+        "stability": generation.get("stability_threshold"),
+        "confidence": generation.get("confidence_threshold"),
+    }
+    try:
+        return Tier.model_validate(
+            REFERENCE.limits | {name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigurationError(f"{path}: {problem['loc'][0]}: {problem['msg']}", str(problem["loc"][0])) from None
 
 
 def _is_token_id(value: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from easel.api.denoising import ANY_PRIORITY
 from easel.api.keys import Key
 from easel.errors import EaselError
 
@@ -43,6 +44,11 @@ class RequestNotes:
     def tenant(self) -> str:
         """Whose work it is, for fair sharing."""
         return self.key.owner if self.key else ""
+
+    @property
+    def max_priority(self) -> int:
+        """The most that a request of the caller's may ask for."""
+        return self.key.max_priority if self.key else ANY_PRIORITY
 
 
 def notes(scope: Scope) -> RequestNotes:

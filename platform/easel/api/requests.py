@@ -10,12 +10,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
 from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
 from easel.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
-from easel.protocol import Denoising, GenerationRequest, Sampling
+from easel.protocol import GenerationRequest, Sampling
 from easel.settings import ApiSettings
 
 COMPLETION_MAX_TOKENS = 16
@@ -36,6 +37,10 @@ class ApiRequest:
     model: str
     """The name that the answer carries."""
     fingerprint: str
+    tier: str
+    """Name of the tier that all choices have."""
+    service_tier: str
+    """As the answer says it: see `easel.api.denoising`."""
     choices: tuple[GenerationRequest, ...]
     """In the order of the answer's choices: all of the first prompt, then all of the second, and so on."""
     prompt_tokens: int
@@ -55,9 +60,15 @@ class RequestMaker:
         self._settings = settings
 
     def completion(
-        self, body: CompletionBody, now: float, traceparent: str | None = None, tenant: str = ""
+        self,
+        body: CompletionBody,
+        now: float,
+        traceparent: str | None = None,
+        tenant: str = "",
+        max_priority: int = ANY_PRIORITY,
     ) -> ApiRequest:
-        """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
+        """`now` in Unix seconds; `max_priority`: what the caller may ask for. Raises `InvalidRequest` or
+        `ModelNotFound`."""
         self._check_model(body.model)
         prompts: Sequence[object] = body.prompt
         if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
@@ -72,10 +83,17 @@ class RequestMaker:
             )
         default = self._settings.default_max_tokens or COMPLETION_MAX_TOKENS
         limits = [self._max_tokens(prompt, body.max_tokens, "max_tokens", default, "prompt") for prompt in encoded]
-        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent, tenant)
+        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent, tenant, max_priority)
 
-    def chat(self, body: ChatBody, now: float, traceparent: str | None = None, tenant: str = "") -> ApiRequest:
-        """`now` in Unix seconds. Raises `InvalidRequest` or `ModelNotFound`."""
+    def chat(
+        self,
+        body: ChatBody,
+        now: float,
+        traceparent: str | None = None,
+        tenant: str = "",
+        max_priority: int = ANY_PRIORITY,
+    ) -> ApiRequest:
+        """As `completion`."""
         self._check_model(body.model)
         self._check_choices(body, 1)
         progress_hz = self._progress_hz(body)
@@ -85,7 +103,7 @@ class RequestMaker:
             wanted, name = body.max_tokens, "max_tokens"
         default = self._settings.default_max_tokens or self._card.context_tokens
         limit = self._max_tokens(prompt, wanted, name, default, "messages")
-        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent, tenant)
+        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent, tenant, max_priority)
 
     def _check_model(self, name: str) -> None:
         if name not in self._card.names:
@@ -143,13 +161,14 @@ class RequestMaker:
         now: float,
         traceparent: str | None,
         tenant: str,
+        max_priority: int,
     ) -> ApiRequest:
         call = prefix + secrets.token_hex(12)
         sampling = _sampling(body)
         wishes = body.easel or EaselOptions()
         longest = self._settings.request_timeout_s
         deadline_s = longest if wishes.deadline_ms is None else min(wishes.deadline_ms / 1000, longest)
-        denoising = Denoising(deadline_at=now + deadline_s)
+        how = manner(self._card, wishes, body.service_tier, now + deadline_s, max_priority)
         choices: list[GenerationRequest] = []
         for prompt, limit in zip(prompts, limits, strict=True):
             for choice in range(body.n or 1):
@@ -162,11 +181,12 @@ class RequestMaker:
                         group=call,
                         choice=choice,
                         tenant=tenant,
-                        priority=wishes.priority or 0,
+                        tier=how.tier,
+                        priority=how.priority,
                         queue_timeout_s=None if wishes.queue_timeout_ms is None else wishes.queue_timeout_ms / 1000,
                         traceparent=traceparent,
                         sampling=sampling,
-                        denoising=denoising,
+                        denoising=how.denoising,
                         progress_hz=progress_hz,
                     )
                 )
@@ -176,6 +196,8 @@ class RequestMaker:
             created=int(now),
             model=self._card.name,
             fingerprint=self._card.fingerprint,
+            tier=how.tier,
+            service_tier=how.service_tier,
             choices=tuple(choices),
             prompt_tokens=sum(map(len, prompts)),
             stops=body.stops,

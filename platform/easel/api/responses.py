@@ -6,6 +6,7 @@ Refuses to know: how an answer came about, HTTP.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,8 +102,10 @@ def usage(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
         "total_tokens": call.prompt_tokens + completion,
         "prompt_tokens_details": {"cached_tokens": sum(firsts)},
         "easel": {
+            "tier": call.tier,
             "canvases": sum(len(outcome.canvases) for outcome in outcomes),
             "denoising_steps": sum(steps for outcome in outcomes for steps, _ in outcome.canvases),
+            "stops": dict(Counter(stop for outcome in outcomes for _, stop in outcome.canvases)),
             "work": round(sum(outcome.work for outcome in outcomes), 3),
         },
     }
@@ -110,7 +113,14 @@ def usage(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
 
 def model(card: ModelCard, name: str) -> Json:
     """One served model, under one of its names."""
-    return {"id": name, "object": "model", "created": card.created, "owned_by": "easel"}
+    own = {
+        "context_tokens": card.context_tokens,
+        "canvas_length": card.canvas_length,
+        "max_denoising_steps": card.most_steps,
+        "default_tier": card.default_tier,
+        "tiers": {tier: card.limits(tier) for tier in card.tiers},
+    }
+    return {"id": name, "object": "model", "created": card.created, "owned_by": "easel", "easel": own}
 
 
 def models(card: ModelCard) -> Json:
@@ -125,6 +135,7 @@ def _head(call: ApiRequest, kind: str) -> Json:
         "created": call.created,
         "model": call.model,
         "system_fingerprint": call.fingerprint,
+        "service_tier": call.service_tier,
     }
 
 

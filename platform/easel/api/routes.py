@@ -113,12 +113,12 @@ class Routes:
     def _make_completion(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_completion(raw)
         known.model = self._card.name if body.model in self._card.names else known.model
-        return self._maker.completion(body, now, known.traceparent, known.tenant)
+        return self._maker.completion(body, now, known.traceparent, known.tenant, known.max_priority)
 
     def _make_chat(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_chat(raw)
         known.model = self._card.name if body.model in self._card.names else known.model
-        return self._maker.chat(body, now, known.traceparent, known.tenant)
+        return self._maker.chat(body, now, known.traceparent, known.tenant, known.max_priority)
 
     async def _answer(self, request: Request, make: Make) -> Response:
         """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""

@@ -80,12 +80,16 @@ class GenerationBody(Body):
     """Scales the checkpoint's own schedule when tokens are drawn; 1 by default. 0: each draw is the most likely."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of an answer."""
+    service_tier: str | None = None
+    """`auto` and `default`: the model's default tier. `flex`: the same, behind your other requests; `priority`: before
+    them, if your key allows it; `scale`: served as `default`. Or a tier's name, as `easel.tier`. The answer says what
+    it was."""
     user: str | None = None
     """Who asked, in your terms. Never changes an answer."""
     safety_identifier: str | None = None
     """The newer name of `user`."""
     easel: EaselOptions | None = None
-    """Deadline, queue timeout and priority."""
+    """How the answer is denoised and by when, and its place in the queue."""
 
     @property
     def stops(self) -> tuple[str, ...]:

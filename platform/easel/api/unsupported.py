@@ -30,7 +30,6 @@ COMMON: Mapping[str, Neutral] = {
     "prompt_cache_retention": (),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
     "top_k": (0, -1),
     "top_p": (1,),
 }

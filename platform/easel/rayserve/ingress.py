@@ -81,6 +81,7 @@ class Ingress:
             card.name,
             context.replica_id.unique_id,
             recorder,
+            step_cap=card.most_steps,
         )
         switchboard.connect(context.app_name, router, asyncio.get_running_loop())
         handle.append(EngineHandle(self._engine, watch))

@@ -87,7 +87,7 @@ async def test_a_call_runs_as_its_keys_tenant_and_is_counted(checkpoint: Path, t
         assert answer.status_code == 200
         assert {request.tenant for request in made.backend.requests} == {"team"}
         usage = answer.json()["usage"]
-        labels = {"key": "good-id", "tier": "default"}
+        labels = {"key": "good-id", "tier": "balanced"}
         assert made.recorder.total(KEY_REQUESTS, **labels) == 1
         assert made.recorder.total(KEY_TOKENS, kind="output", **labels) == usage["completion_tokens"]
         assert made.recorder.total(KEY_STEPS, **labels) == usage["easel"]["denoising_steps"]
