@@ -78,7 +78,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A browser asks with OPTIONS whether it may send a key at all.
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or not is_guarded(scope) or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
         presented = _bearer(Headers(scope=scope).get("authorization", ""))
@@ -91,6 +91,13 @@ class KeyCheck:
             return
         notes(scope).key = key
         await self._app(scope, receive, send)
+
+
+def is_guarded(scope: Scope) -> bool:
+    """Whether the path needs a key, wherever the application is mounted: ASGI's `path` includes `root_path`."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    below = path[len(root) :] if root and path.startswith(root + "/") else path
+    return bool(path.startswith(GUARDED) or below.startswith(GUARDED))
 
 
 def _bearer(header: str) -> str:
