@@ -1,0 +1,195 @@
+"""Two ingress replicas before two engine replicas: what they share, and what one's death costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from easel.rayserve import processes
+from easel.rayserve.config import IMPORT_PATH, arguments
+from easel.rayserve.local import Local
+from easel.settings import load
+from tests.integration.conftest import APPLICATIONS, ROOT, agent_ports, wait_until
+from tests.integration.script import SLOTS
+
+pytestmark = [pytest.mark.timeout(240)]
+
+PATH, NATIVE = "/wide", "/prefixes"
+KEY = "a key for a test"
+QUICK = {"prompt": "quick", "max_tokens": 8}
+A_MINUTE = 30
+
+
+def post(local: Local, body: dict[str, object], path: str = PATH) -> httpx.Response:
+    """Over a connection of its own: HAProxy deals connections out."""
+    return httpx.post(
+        f"{local.session.url}{path}/v1/completions",
+        json={"model": "easel", **body},
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=90,
+        trust_env=False,
+    )
+
+
+def is_ready(local: Local, path: str) -> bool:
+    try:
+        return httpx.get(f"{local.session.url}{path}/readyz", timeout=30, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def replicas(local: Local, deployment: str, application: str) -> list[psutil.Process]:
+    """Processes of all replicas. Serve gives them their name."""
+    found = []
+    for process in processes.members(local.session.mark, local.keeper):
+        try:
+            if process.cmdline()[:1] == [f"ray::ServeReplica:{application}:{deployment}"]:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gauges(local: Local, name: str, application: str) -> dict[str, float]:
+    """The last value of a metric by replica, from where Prometheus would take it."""
+    values: dict[str, float] = {}
+    for port in agent_ports(local):
+        try:
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
+        except httpx.TransportError:
+            continue  # another of the agent's ports
+        for line in text.splitlines():
+            if line.startswith(f"ray_{name}{{") and f'application="{application}"' in line:
+                replica = line.split('replica="')[1].split('"')[0]
+                values[replica] = values.get(replica, 0.0) + float(line.split()[-1])
+    return values
+
+
+def write_keys(path: Path, **limits: int) -> None:
+    path.write_text(json.dumps({"keys": [{"id": "one", "sha256": hashlib.sha256(KEY.encode()).hexdigest(), **limits}]}))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    write_keys(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide(local: Local, keys: Path) -> Iterator[Local]:
+    """Two more applications of the running session: `wide` around fake engines, `prefixes` around native ones."""
+    before = local.config(APPLICATIONS + "build")
+    wide = local.config(APPLICATIONS + "build")["applications"][0] | {"name": "wide", "route_prefix": PATH}
+    wide["args"] = wide["args"] | {"api": {"keys_file": str(keys)}}
+    settings = load(ROOT / "deployments/local/easel.yaml")
+    native = local.config()["applications"][0] | {
+        "name": "prefixes",
+        "route_prefix": NATIVE,
+        "import_path": IMPORT_PATH,
+        "args": arguments(settings.app),
+    }
+    for application in (wide, native):
+        for deployment in application["deployments"]:
+            deployment["ray_actor_options"] = {"num_cpus": 0}
+            deployment["num_replicas"] = 2
+    native["deployments"][0]["num_replicas"] = 1
+    local.dashboard.deploy(before | {"applications": [*before["applications"], wide, native]})
+    for path in (PATH, NATIVE):
+        wait_until(lambda path=path: is_ready(local, path), f"{path} is ready", 120)  # type: ignore[misc]
+    wait_until(lambda: len(replicas(local, "ingress", "wide")) == 2, "both ingresses run")
+    wait_until(lambda: len(replicas(local, "engine", "wide")) == 2, "both engines run")
+    wait_until(lambda: len(replicas(local, "engine", "prefixes")) == 2, "both native engines run")
+    yield local
+    local.dashboard.deploy(before)
+
+
+def test_both_ingresses_answer_and_no_engine_gets_more_than_it_can_seat(wide: Local) -> None:
+    def seen() -> bool:
+        with ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(lambda i: post(wide, {"prompt": f"slow {i}", "max_tokens": 300}), range(24)))
+        assert [answer.status_code for answer in answers] == [200] * 24
+        return len(gauges(wide, "easel_requests_total", "wide")) == 2
+
+    wait_until(seen, "both ingresses have counted answers")
+    assert max(gauges(wide, "easel_engine_waiting", "wide").values(), default=0.0) <= SLOTS
+
+
+def test_an_ingress_killed_under_load_breaks_its_own_connections_only(wide: Local) -> None:
+    def stream(number: int) -> str:
+        """How it ended: `done`, `cut`, or a status other than 200."""
+        body = {"model": "easel", "prompt": f"slow, stream {number}", "max_tokens": 1500, "stream": True}
+        url, headers = f"{wide.session.url}{PATH}/v1/completions", {"Authorization": f"Bearer {KEY}"}
+        text = ""
+        try:
+            with (
+                httpx.Client(timeout=90, trust_env=False, headers=headers) as client,
+                client.stream("POST", url, json=body) as response,
+            ):
+                if response.status_code != 200:
+                    return str(response.status_code)
+                for part in response.iter_text():
+                    text += part
+        except httpx.TransportError:
+            return "cut"
+        return "done" if text.rstrip().endswith("data: [DONE]") else "cut"
+
+    busy = lambda: sum(gauges(wide, "easel_slots_busy", "wide").values())  # noqa: E731
+    with ThreadPoolExecutor(24) as pool:
+        begun = [pool.submit(stream, number) for number in range(16)]
+        wait_until(lambda: busy() >= 2 * SLOTS, "every slot is taken")
+        killed = replicas(wide, "ingress", "wide")[0]
+        killed.kill()
+        later = [pool.submit(post, wide, QUICK) for _ in range(8)]
+        ended = [one.result(90) for one in begun]
+        assert set(ended) <= {"done", "cut"}, ended
+        assert 0 < ended.count("done") < len(ended), f"some were with the other ingress: {ended}"
+        for answer in (one.result(90) for one in later):
+            # Until HAProxy has noticed, a new connection may still go to the one that is gone.
+            assert answer.status_code in (200, 502, 503), answer.text
+            if answer.status_code != 200:
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    wait_until(lambda: len(replicas(wide, "ingress", "wide")) == 2, "there are two again")
+    wait_until(lambda: busy() == 0, "what the dead one had asked for holds no slot")
+    assert post(wide, QUICK).status_code == 200
+
+
+def test_below_its_path_the_application_asks_for_a_key(wide: Local) -> None:
+    url = f"{wide.session.url}{PATH}/v1"
+    assert httpx.get(f"{url}/models", timeout=30, trust_env=False).status_code == 401
+    assert httpx.post(f"{url}/completions", json=QUICK, timeout=30, trust_env=False).status_code == 401
+
+
+def test_a_keys_limit_holds_over_both_ingresses(wide: Local, keys: Path) -> None:
+    """Each enforces its part of it."""
+    write_keys(keys, requests_per_minute=A_MINUTE)
+    wait_until(lambda: "x-ratelimit-limit-requests" in post(wide, QUICK).headers, "one has read the file again")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(wide, QUICK), range(3 * A_MINUTE)))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    # Half of it at least, if the proxy gave all to one; a few more for what the minute fills up meanwhile.
+    assert A_MINUTE // 2 - 2 <= statuses.count(200) <= A_MINUTE + 10
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 429)
+
+
+def test_a_prompt_goes_where_its_beginning_is(wide: Local) -> None:
+    beginning = [5 + i % 20 for i in range(512)]
+    first = post(wide, {"prompt": [*beginning, 7], "max_tokens": 4}, NATIVE)
+    assert first.status_code == 200, first.text
+
+    def found(number: int) -> int:
+        answer = post(wide, {"prompt": [*beginning, 8, 9 + number], "max_tokens": 4}, NATIVE)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    # The replica says twice a second what it has; the first may have come before.
+    wait_until(lambda: found(0) == 512, "the ingress knows where the beginning is")
+    assert [found(number) for number in range(1, 9)] == [512] * 8
