@@ -245,6 +245,7 @@ def logs(
     with _reported():
         if node not in (None, "head", "worker"):
             raise typer.BadParameter(f"{node!r} is neither head nor worker", param_hint="--node")
+        since_s = None if since is None else _seconds(since)
         connection = _open(context, kubeconfig, timeout)
         from easel.kube import logs as lines
         from easel.kube.failures import Missing, NotAllowed
@@ -261,9 +262,7 @@ def logs(
             if not chosen:
                 names = ", ".join(one.name for one in seen.pods)
                 raise Missing(f"no pod {pod!r} in this release; there are {names}")
-        wanted = lines.Wanted(
-            None if tail < 0 else tail, None if since is None else _seconds(since), previous, container
-        )
+        wanted = lines.Wanted(None if tail < 0 else tail, since_s, previous, container)
         read = lines.follow if follow else lines.read
         several = len(chosen) > 1
         with contextlib.suppress(KeyboardInterrupt):
@@ -317,7 +316,8 @@ def _watch(look: Any, seen: Snapshot, interval: float, as_json: bool) -> None:
                 except Unreachable as error:
                     gone = error.message
                 told = screen(seen)
-                live.update(Group(told, Text(f"As of {interval:g} s ago or more: {gone}", "red")) if gone else told)
+                old = f"This is {time.time() - seen.at:.0f} s old: {gone}"
+                live.update(Group(told, Text(old, "red")) if gone else told)
                 live.refresh()
 
 

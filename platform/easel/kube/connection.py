@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client, config
 
 from easel.kube.failures import Conflict, KubeError, Missing, NotAllowed, Unreachable, WrongContext
@@ -56,7 +57,7 @@ class Connection:
             config.load_kube_config(file, context=wanted, client_configuration=configuration, persist_config=False)
         except config.ConfigException as error:
             raise WrongContext(f"{file}: {error}") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
             raise WrongContext(f"{file} cannot be read as a kubeconfig: {error}") from None
         found = next(item for item in contexts if item["name"] == wanted)
         return cls(configuration, found["context"].get("namespace") or "default", wanted, timeout_s)
@@ -205,7 +206,8 @@ class Connection:
 
     def _unreachable(self, error: Exception) -> str:
         inner: Any = getattr(error, "reason", None) or error
-        if isinstance(inner, urllib3.exceptions.TimeoutError):
+        refused = isinstance(inner, urllib3.exceptions.NewConnectionError)  # which urllib3 counts among timeouts
+        if isinstance(inner, urllib3.exceptions.TimeoutError) and not refused:
             return (
                 f"{self.host} (context {self.context}) did not answer within {self._timeout_s:g} s: "
                 "is the VPN up, and the control plane alive? --timeout waits longer"
