@@ -53,7 +53,7 @@ DEFAULT_TIERS: Mapping[str, Tier] = MappingProxyType(
     {
         "fast": Tier(max_denoising_steps=16, stability=0, stop_scope="reachable"),
         "balanced": Tier(),
-        "quality": Tier(stability=2),
+        "quality": Tier(entropy_bound=0.05, stability=2),
     }
 )
 """See docs/tiers.md for how they were chosen."""

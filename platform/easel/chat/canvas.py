@@ -73,6 +73,8 @@ class Answer:
     stops: list[str] = field(default_factory=list)
     """Why denoising of each stopped."""
     tokens: int | None = None
+    tier: str = ""
+    """The one that was used, as the service says."""
     finish: str = ""
     first_s: float | None = None
     """From the request to the first committed text."""
@@ -89,6 +91,7 @@ class Answer:
             self._revise(progress)
         if event.get("usage"):
             self.tokens = event["usage"]["completion_tokens"]
+            self.tier = str((event["usage"].get("easel") or {}).get("tier") or "")
         for choice in event.get("choices") or ():
             if choice.get("index", 0) != 0:
                 continue
@@ -128,6 +131,8 @@ class Answer:
         reasons = [reason for reason in dict.fromkeys(self.stops) if reason != "converged"]
         if reasons:
             parts.append(", ".join(reasons).replace("_", " "))
+        if self.tier:
+            parts.append(f"tier {self.tier}")
         if self.finish not in ("", "stop"):
             parts.append(f"ended by {self.finish}")
         return " · ".join(parts)

@@ -16,12 +16,11 @@ from easel.errors import EaselError
 PATH = "/v1/chat/completions"
 SUDOKU_TOKENS = 128
 """Nine lines of nine digits and what ends them are 90."""
-TIERS = ("fast", "balanced", "quality")
 DEFAULT = "default"
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "sudoku": ("[81 characters]", "watch a puzzle being solved: yours, or one that no training has seen"),
-    "tier": ("fast|balanced|quality|default", "how much denoising an answer may take"),
+    "tier": ("[name|default]", "how much denoising an answer may take, such as fast; nothing: which there are"),
     "steps": ("N|default", "most denoising steps of a canvas"),
     "temperature": ("T|default", "0: each draw is the most likely token"),
     "system": ("[text]", "the system message; none takes it away"),
@@ -66,6 +65,9 @@ class Conversation:
     temperature: float | None = None
     max_steps: int | None = None
     tier: str | None = None
+    tiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The limits of each tier that the service has told of."""
+    default_tier: str = ""
 
     def body(self, message: str, progress: bool, alone: bool = False) -> dict[str, Any]:
         """What to send for the next message. `alone`: without what was said before, and no longer than a Sudoku."""
@@ -91,20 +93,35 @@ class Conversation:
         if name == "system":
             self.system = argument
             return "The system message is set." if argument else "There is no system message."
+        if name == "tier":
+            return self._set_tier(argument)
         if not argument:
             raise CommandError(f"/{name} needs {COMMANDS[name][0]}.")
         wanted = None if argument == DEFAULT else argument
-        if name == "tier":
-            if wanted is not None and wanted not in TIERS:
-                raise CommandError(f"/tier is one of {', '.join(TIERS)} and {DEFAULT}, not '{argument}'.")
-            self.tier = wanted
-        elif name == "steps":
+        if name == "steps":
             if wanted is not None and not (wanted.isascii() and wanted.isdigit() and int(wanted) > 0):
                 raise CommandError(f"/steps needs a whole number from 1, or {DEFAULT}, not '{argument}'.")
             self.max_steps = None if wanted is None else int(wanted)
         elif name == "temperature":
             self.temperature = None if wanted is None else _number(wanted)
         return f"{name} is {argument}."
+
+    def _set_tier(self, argument: str) -> str:
+        if not argument:
+            lines = [f"{name}{' (default)' * (name == self.default_tier)}: {limits}" for name, limits in self._told()]
+            return "\n".join(lines) or "The service does not say which tiers it has."
+        if argument != DEFAULT and self.tiers and argument not in self.tiers:
+            raise CommandError(f"/tier is one of {', '.join(self.tiers)} and {DEFAULT}, not '{argument}'.")
+        self.tier = None if argument == DEFAULT else argument
+        known = dict(self._told()).get(self.tier or self.default_tier)
+        return f"tier is {argument}" + (f": {known}." if known else ".")
+
+    def _told(self) -> list[tuple[str, str]]:
+        """Each tier and its limits in words."""
+        return [
+            (name, ", ".join(f"{limit} {value}" for limit, value in limits.items()))
+            for name, limits in self.tiers.items()
+        ]
 
     def _messages(self, message: str, alone: bool) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system and not alone else []

@@ -11,6 +11,7 @@ import ipaddress
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,22 @@ from easel.errors import ConfigurationError, EaselError
 
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 """An answer may take as long as `api.request_timeout_s`; silence in between is ended by the server's heartbeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that the service lists."""
+
+    name: str
+    tiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The limits of each tier by its name; empty where the service does not say."""
+    default_tier: str = ""
+
+    @classmethod
+    def read(cls, data: Any) -> Served:
+        """From an entry of the list. Raises `LookupError` or `TypeError` for what is none."""
+        own = data.get("easel") or {}
+        return cls(str(data["id"]), dict(own.get("tiers") or {}), str(own.get("default_tier") or ""))
 
 
 class ServiceFailure(EaselError):
@@ -50,16 +67,16 @@ class Service:
         self._own_network = not _is_loopback(parts.hostname)
         self._transport = transport
 
-    async def models(self) -> list[str]:
-        """Every name that `model` may be. Raises `ServiceFailure`."""
+    async def models(self) -> list[Served]:
+        """Every name that `model` may be, and its tiers. Raises `ServiceFailure`."""
         async with self._client() as http:
             try:
                 answer = await http.get("/v1/models")
                 if answer.status_code == 200:
-                    return [str(model["id"]) for model in answer.json()["data"]]
+                    return [Served.read(model) for model in answer.json()["data"]]
             except httpx.HTTPError as error:
                 raise self._unreached(error) from None
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise ServiceFailure(
                     f"{self.url} does not speak this API: GET /v1/models is no list of models"
                 ) from None

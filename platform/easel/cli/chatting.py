@@ -63,15 +63,17 @@ def chat(
 
         service = Service(url, api_key)
         try:
-            names = asyncio.run(service.models())
+            served = asyncio.run(service.models())
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except ServiceFailure as error:
             raise EaselError(_with_hint(error)) from None
-        if not names:
+        if not served:
             raise EaselError(f"{service.url} serves no model")
         drawn = sys.stdout.isatty()
-        talk = Talk(service, Conversation(model or names[0]), _console() if drawn else None, pace)
+        chosen = next((one for one in served if one.name == model), served[0])
+        conversation = Conversation(model or chosen.name, tiers=chosen.tiers, default_tier=chosen.default_tier)
+        talk = Talk(service, conversation, _console() if drawn else None, pace)
     if question is not None:
         talk.each(iter([question]))
     elif drawn and sys.stdin.isatty():
@@ -145,7 +147,8 @@ class Talk:
                 raise commands.CommandError("/sudoku needs 81 characters: digits, and . or 0 for empty cells.")
             self._ask(puzzle, puzzle)
         else:
-            self._tell(self._conversation.set(name, argument))
+            for text in self._conversation.set(name, argument).splitlines():
+                self._tell(text)
         return True
 
     def _ask(self, message: str, puzzle: str | None) -> None:

@@ -23,6 +23,7 @@ app = typer.Typer(
     \b
     easel eval sudoku                            3,000 puzzles to http://127.0.0.1:8000
     easel eval sudoku --limit 20 --json          a quick look, for a script
+    easel eval sudoku --tier fast                how much a tier costs, and what it loses
     """,
 )
 
@@ -39,6 +40,9 @@ def sudoku(
         str | None, typer.Option(help="A served name. Without it, the first that the service lists.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Puzzles of each band. Without it, all 1,000.")] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="A tier of the model, such as fast. Without it, the model's default.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="The report and every answer, as JSON.")] = False,
 ) -> None:
@@ -54,7 +58,7 @@ def sudoku(
     total = sum(len(puzzles) for puzzles in suite.held_out(limit).values())
     with reported():
         try:
-            answers = _with_progress(url, model, limit, concurrency, total, quiet=as_json)
+            answers = _with_progress(url, model, limit, concurrency, tier, total, quiet=as_json)
         except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError) as error:
             raise EaselError(f"no answer to GET {url}/v1/models: {error or type(error).__name__}") from None
     typer.echo(suite.as_json(answers)) if as_json else _print(answers)
@@ -65,7 +69,7 @@ def sudoku(
 
 
 def _with_progress(
-    url: str, model: str | None, limit: int | None, concurrency: int, total: int, quiet: bool
+    url: str, model: str | None, limit: int | None, concurrency: int, tier: str | None, total: int, quiet: bool
 ) -> list[Answer]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -82,7 +86,7 @@ def _with_progress(
             solved += answer.solved
             progress.update(task, advance=1, description=f"solved {solved}")
 
-        return asyncio.run(suite.run(url, model, limit, concurrency, seen))
+        return asyncio.run(suite.run(url, model, limit, concurrency, seen, tier=tier))
 
 
 def _print(answers: list[Answer]) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import httpx
 
@@ -35,6 +37,10 @@ class Answer:
     tokens: int = 0
     error: str = ""
     text: str = ""
+    tier: str = ""
+    """The one that was used, as the service says."""
+    stops: dict[str, int] = field(default_factory=dict)
+    """Why its canvases ended, and how many for each reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class BandReport:
     """Tokens of answers over denoising steps."""
     median_s: float
     p90_s: float
+    mean_s: float
+    stops: dict[str, int]
+    """Canvases by why their denoising ended."""
 
 
 def held_out(limit: int | None = None) -> dict[str, list[str]]:
@@ -77,18 +86,24 @@ def solves(puzzle: str, text: str) -> bool:
     return all(len({cells[i] for i in unit}) == 9 for unit in [*rows, *columns, *boxes])
 
 
-async def ask(client: httpx.AsyncClient, model: str, band: str, puzzle: str, seed: int) -> Answer:
+async def ask(
+    client: httpx.AsyncClient, model: str, band: str, puzzle: str, seed: int, tier: str | None = None
+) -> Answer:
     """One puzzle as a chat message. A failure is an answer that says so."""
-    body = {
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": puzzle}],
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "seed": seed,
     }
+    if tier is not None:
+        body["easel"] = {"tier": tier}
     began = time.perf_counter()
     try:
         response = await client.post("/v1/chat/completions", json=body)
+        if response.status_code == 400:
+            return Answer(band, puzzle, False, time.perf_counter() - began, error=_refusal(response))
         response.raise_for_status()
         data = response.json()
         text = data["choices"][0]["message"]["content"] or ""
@@ -104,9 +119,19 @@ async def ask(client: httpx.AsyncClient, model: str, band: str, puzzle: str, see
         seconds,
         steps=own.get("denoising_steps", 0),
         canvases=own.get("canvases", 0),
+        tier=own.get("tier", ""),
+        stops=own.get("stops", {}),
         tokens=usage["completion_tokens"],
         text=text,
     )
+
+
+def _refusal(response: httpx.Response) -> str:
+    """What a refused request was told."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"HTTP {response.status_code}"
 
 
 async def run(
@@ -116,11 +141,12 @@ async def run(
     concurrency: int = 4,
     on_answer: Callable[[Answer], None] = lambda answer: None,
     client: httpx.AsyncClient | None = None,
+    tier: str | None = None,
 ) -> list[Answer]:
     """Ask every puzzle, at most `concurrency` at a time.
 
-    `url` is the service's root; `model` None takes the first that it serves. Raises `httpx.HTTPError` when the service
-    cannot be reached at all.
+    `url` is the service's root; `model` None takes the first that it serves, `tier` None its default. Raises
+    `httpx.HTTPError` when the service cannot be reached at all.
     """
     gate = asyncio.Semaphore(concurrency)
     async with client or httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(600.0, connect=10.0)) as http:
@@ -131,7 +157,7 @@ async def run(
 
         async def one(index: int, band: str, puzzle: str) -> Answer:
             async with gate:
-                answer = await ask(http, model, band, puzzle, seed=index)
+                answer = await ask(http, model, band, puzzle, index, tier)
             on_answer(answer)
             return answer
 
@@ -158,6 +184,8 @@ def report(answers: list[Answer]) -> list[BandReport]:
                 tokens_per_forward=sum(a.tokens for a in heard) / steps if steps else 0.0,
                 median_s=median(seconds),
                 p90_s=seconds[min(len(seconds) - 1, int(0.9 * len(seconds)))],
+                mean_s=mean(seconds),
+                stops=dict(sum((Counter(answer.stops) for answer in heard), Counter())),
             )
         )
     return lines

@@ -6,6 +6,8 @@ import pytest
 
 from easel.chat.conversation import COMMANDS, CommandError, Conversation, help_lines, read_command
 
+TIERS = {"fast": {"max_denoising_steps": 16, "stability": 0}, "deep": {"max_denoising_steps": 64}}
+
 
 def test_a_conversation_goes_on_and_a_puzzle_stands_alone() -> None:
     talk = Conversation("easel")
@@ -39,6 +41,7 @@ def test_settings_are_sent_and_taken_back() -> None:
     ("name", "argument", "said"),
     [
         ("tier", "fats", "'fats'"),
+        ("tier", "fats", "fast, deep and default"),
         ("steps", "0", "'0'"),
         ("steps", "²", "'²'"),
         ("steps", "", "/steps needs"),
@@ -48,12 +51,31 @@ def test_settings_are_sent_and_taken_back() -> None:
     ],
 )
 def test_wrong_arguments_are_named(name: str, argument: str, said: str) -> None:
-    talk = Conversation("easel")
+    talk = Conversation("easel", tiers=TIERS, default_tier="deep")
     before = talk.body("x", True)
     with pytest.raises(CommandError, match="/" + name) as caught:
         talk.set(name, argument)
     assert said in caught.value.message
     assert talk.body("x", True) == before
+
+
+def test_tiers_are_those_that_the_service_tells_of() -> None:
+    talk = Conversation("easel", tiers=TIERS, default_tier="deep")
+    assert talk.set("tier", "").splitlines() == [
+        "fast: max_denoising_steps 16, stability 0",
+        "deep (default): max_denoising_steps 64",
+    ]
+    assert talk.set("tier", "fast") == "tier is fast: max_denoising_steps 16, stability 0."
+    assert talk.body("x", True)["easel"] == {"tier": "fast"}
+    assert talk.set("tier", "default") == "tier is default: max_denoising_steps 64."
+    assert "easel" not in talk.body("x", True)
+
+
+def test_a_service_that_tells_of_no_tiers_is_asked_all_the_same() -> None:
+    talk = Conversation("other")
+    assert talk.set("tier", "") == "The service does not say which tiers it has."
+    assert talk.set("tier", "turbo") == "tier is turbo."
+    assert talk.body("x", True)["easel"] == {"tier": "turbo"}
 
 
 def test_commands_are_read_and_unknown_ones_named() -> None:

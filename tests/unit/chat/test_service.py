@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from easel.chat.asking import ask
-from easel.chat.service import Service, ServiceFailure
+from easel.chat.service import Served, Service, ServiceFailure
 from easel.errors import ConfigurationError
 from tests.unit.chat.recorded import PUZZLE, events, raw
 
@@ -94,9 +94,10 @@ async def test_what_came_before_a_failure_was_shown() -> None:
 
 
 async def test_models_are_listed_and_nonsense_is_named() -> None:
-    listing = service(lambda request: httpx.Response(200, json={"data": [{"id": "a"}, {"id": "b"}]}))
-    assert await listing.models() == ["a", "b"]
-    for content in ("<html>", "[]", '{"data": [3]}'):
+    own = {"tiers": {"fast": {"stability": 0}}, "default_tier": "fast"}
+    listing = service(lambda request: httpx.Response(200, json={"data": [{"id": "a", "easel": own}, {"id": "b"}]}))
+    assert await listing.models() == [Served("a", {"fast": {"stability": 0}}, "fast"), Served("b")]
+    for content in ("<html>", "[]", '{"data": [3]}', '{"data": [{"id": "a", "easel": 3}]}'):
         with pytest.raises(ServiceFailure, match="no list of models"):
             await service(lambda request, content=content: httpx.Response(200, text=content)).models()  # type: ignore[misc]
 

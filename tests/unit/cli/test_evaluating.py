@@ -12,12 +12,21 @@ from easel.evals import sudoku
 from easel.evals.sudoku import Answer
 
 RUN = CliRunner()
+ASKED: list[str | None] = []
+"""Tiers, in the order of the runs."""
 
 
 async def asked(
-    url: str, model: str | None, limit: int | None, concurrency: int, on_answer: sudoku.Callable[[Answer], None]
+    url: str,
+    model: str | None,
+    limit: int | None,
+    concurrency: int,
+    on_answer: sudoku.Callable[[Answer], None],
+    tier: str | None,
 ) -> list[Answer]:
     """One solved and one failed puzzle; the rest of the suite is tested where it lives."""
+    assert tier in (None, "fast")
+    ASKED.append(tier)
     answers = [
         Answer("45-60", "1" * 81, True, 0.25, steps=2, canvases=1, tokens=89),
         Answer("24-31", "2" * 81, False, 0.5, error="HTTPStatusError: 503"),
@@ -38,7 +47,8 @@ def test_prints_a_line_a_band_and_fails_when_a_request_did(monkeypatch: pytest.M
 
 def test_json_is_all_there_is_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sudoku, "run", asked)
-    done = RUN.invoke(cli.app, ["eval", "sudoku", "--json"])
+    done = RUN.invoke(cli.app, ["eval", "sudoku", "--json", "--tier", "fast"])
+    assert ASKED[-1] == "fast"
     data = json.loads(done.stdout)
     assert [band["solve_rate"] for band in data["bands"]] == [1.0, 0.0]
     assert data["answers"][1]["error"].startswith("HTTPStatusError")

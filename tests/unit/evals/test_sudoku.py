@@ -64,7 +64,11 @@ def service(request: httpx.Request) -> httpx.Response:
     assert body["model"] == "m"
     if body["messages"][0]["content"].startswith("2"):
         return httpx.Response(503, json={"error": {}})
-    usage = {"completion_tokens": 89, "easel": {"denoising_steps": 4, "canvases": 1}}
+    tier = body.get("easel", {}).get("tier", "balanced")
+    if tier == "slow":
+        return httpx.Response(400, json={"error": {"message": "Invalid value: 'slow'."}})
+    own = {"denoising_steps": 4, "canvases": 1, "tier": tier, "stops": {"converged": 1}}
+    usage = {"completion_tokens": 89, "easel": own}
     return httpx.Response(200, json={"choices": [{"message": {"content": lines(SOLVED)}}], "usage": usage})
 
 
@@ -78,5 +82,15 @@ async def test_asks_every_puzzle_and_counts_honestly(monkeypatch: pytest.MonkeyP
     assert (easy.puzzles, easy.solved, easy.solve_rate, easy.steps_per_canvas, easy.errors) == (2, 1, 0.5, 4, 0)
     assert easy.tokens_per_forward == pytest.approx(89 / 4)
     assert (hard.solved, hard.errors) == (0, 1)
+    assert (easy.stops, hard.stops) == ({"converged": 2}, {})
+    assert {answer.tier for answer in answers} == {"balanced", ""}
     assert len(seen) == 3
     assert json.loads(as_json(answers))["bands"][0]["band"] == "easy"
+
+
+@pytest.mark.parametrize(("tier", "used", "error"), [("fast", "fast", ""), ("slow", "", "Invalid value: 'slow'.")])
+async def test_asks_with_a_tier(monkeypatch: pytest.MonkeyPatch, tier: str, used: str, error: str) -> None:
+    monkeypatch.setattr(sudoku, "held_out", lambda limit: {"easy": [PUZZLE]})
+    client = httpx.AsyncClient(transport=httpx.MockTransport(service), base_url="http://easel")
+    (answer,) = await run("http://easel", None, client=client, tier=tier)
+    assert (answer.tier, answer.error, answer.solved) == (used, error, not error)
