@@ -15,8 +15,9 @@ from easel.kube.objects import GPU, Object, Service, is_gpu, pod_gpus, quantity
 
 Level = Literal["ok", "note", "warning", "error", "unknown"]
 
-OLDEST_KUBERNETES = (1, 29)
-OLDEST_KUBERAY = (1, 7)
+OLDEST_KUBERNETES = (1, 30)
+OLDEST_KUBERAY = (1, 6)
+TRIED_KUBERAY = (1, 7)
 OLDEST_DRIVER = 580
 """Of NVIDIA, in major versions: what CUDA 13 asks for, which Easel's kernels were measured with."""
 OLDEST_RAY_FOR_TOKENS = (2, 52)
@@ -62,7 +63,7 @@ def namespace(name: str, item: Object | None, missing: bool) -> Iterator[Finding
 def custom_resources(kinds: set[str], operators: Sequence[Object] | None, hint: str) -> Iterator[Finding]:
     """KubeRay's kinds, and the operator that acts on them. `hint`: a version that a cluster's annotation told."""
     install = (
-        "install KubeRay 1.7 or newer from its own chart, kuberay-operator; it is not part of Easel's "
+        "install KubeRay 1.6 or newer, best 1.7, from its own chart, kuberay-operator; it is not part of Easel's "
         "(docs/operators/install.md)"
     )
     absent = {"rayservices", "rayclusters"} - kinds
@@ -99,6 +100,9 @@ def _operator_version(version: str, source: str) -> Iterator[Finding]:
         wanted = ".".join(map(str, OLDEST_KUBERAY))
         fix = "upgrade it, the CRDs first (kubectl apply --server-side): docs/operators/upgrade.md"
         yield Finding("KubeRay", "error", f"the operator is {version}, older than {wanted} ({source})", fix)
+    elif found[:2] < TRIED_KUBERAY:
+        fix = "upgrade it when you can: an incremental upgrade that is undone goes back in steps only since 1.7"
+        yield Finding("KubeRay", "note", f"the operator is {version} ({source})", fix)
     else:
         yield Finding("KubeRay", "ok", f"the operator is {version} ({source})")
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from easel.kube import objects, scrape, upgrade
+from easel.kube import objects, scrape, specs, upgrade
 from easel.kube.connection import Connection
 from easel.kube.failures import KubeError, Missing, NotAllowed
 from easel.kube.resources import EVENTS, NAMESPACES, PODS, RAY_CLUSTERS, RAY_SERVICES
@@ -118,12 +118,14 @@ def take(connection: Connection, namespace: str, release: str | None, with_load:
     now = time.time()
     warnings = _warnings(connection, service, looking, now) if service.pending is not None else ()
     load = _load(connection, service, pods, looking) if with_load and pods else None
+    spec = looking.maybe(lambda: active_spec(connection, service)) if service.strategy == "None" else None
+    outdated = spec is not None and not specs.same_cluster(service.cluster_config, spec)
     return Snapshot(
         at=now,
         context=connection.context,
         service=service,
         pods=pods,
-        upgrade=upgrade.read(service, pods or (), warnings, now),
+        upgrade=upgrade.read(service, pods or (), warnings, now, outdated),
         load=load,
         missing=tuple(sorted(looking.missing)),
         unread=tuple(looking.unread),

@@ -11,9 +11,8 @@ nothing is lost.
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from easel.kube.connection import Connection
 from easel.kube.failures import Conflict, KubeError
 from easel.kube.objects import Object, Service
 from easel.kube.resources import RAY_SERVICES
+from easel.kube.specs import restored, same_cluster
 
 GITOPS = {
     "argocd.argoproj.io/instance": "Argo CD",
@@ -30,9 +30,6 @@ GITOPS = {
     "helm.toolkit.fluxcd.io/name": "Flux (Helm release)",
 }
 """Labels or annotations by which a controller that follows a Git repository marks what it owns."""
-
-MUTED = ("replicas", "minReplicas", "maxReplicas")
-"""Of a worker group: what KubeRay takes up without a new cluster, and autoscaling writes."""
 
 TRIES = 10
 
@@ -109,25 +106,6 @@ def drops_pending(service: Service) -> bool:
     return not applications or any(application.status != "RUNNING" for application in applications)
 
 
-def restored(wanted: Object, active: Object) -> dict[str, Any]:
-    """The active cluster's specification, with the bounds and counts of the service's own worker groups."""
-    back = copy.deepcopy(dict(active))
-    mine = {group.get("groupName"): group for group in _groups(wanted)}
-    for group in _groups(back):
-        own = mine.get(group.get("groupName"), {})
-        for key in MUTED:
-            group.pop(key, None)
-            if key in own:
-                group[key] = own[key]
-        _without_deletions(group)
-    return back
-
-
-def same_cluster(one: Object, other: Object) -> bool:
-    """Whether KubeRay would keep the cluster: compared without what it mutes, which its hash leaves out as well."""
-    return _muted(one) == _muted(other)
-
-
 def carry_out(
     connection: Connection,
     service: Service,
@@ -174,27 +152,3 @@ def _drop(connection: Connection, before: Service, sleep: Callable[[float], None
     raise KubeError(
         f"the specification of {before.name} is back, but after {TRIES} tries a waiting cluster is named again"
     )
-
-
-def _groups(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups = spec.get("workerGroupSpecs")
-    return [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-
-
-def _muted(spec: Object) -> dict[str, Any]:
-    left = copy.deepcopy(dict(spec))
-    left.pop("upgradeStrategy", None)
-    for group in _groups(left):
-        for key in MUTED:
-            group.pop(key, None)
-        _without_deletions(group)
-    return left
-
-
-def _without_deletions(group: dict[str, Any]) -> None:
-    """Pods that the autoscaler chose to delete are its own business."""
-    strategy = group.get("scaleStrategy")
-    if isinstance(strategy, dict):
-        strategy.pop("workersToDelete", None)
-        if not strategy:
-            group.pop("scaleStrategy")

@@ -37,6 +37,12 @@ STALLED_INCREMENTAL = (
     "Make room, or lower upgradeStrategy.clusterUpgradeOptions.maxSurgePercent: each step needs that much more.",
     "Or go back: `easel kube rollout undo`. Traffic returns to the old cluster in the same steps.",
 )
+IGNORED = ("you: with upgradeStrategy None, KubeRay makes no new cluster",)
+NONE_STRATEGY = (
+    "In a pause that you choose, delete the RayCluster: KubeRay makes it anew from the specification of now. Nobody is "
+    "served until it is up.",
+    "Or set upgradeStrategy to NewCluster where there is room for two.",
+)
 BROKEN_NEW = (
     "Read why: `easel kube logs --pending`. A corrected configuration is taken up at once; the old cluster serves "
     "meanwhile.",
@@ -61,8 +67,9 @@ class Upgrade:
     """Of an incremental one: cluster, its capacity and its traffic, in percent."""
 
 
-def read(service: Service, pods: Sequence[Pod], events: Sequence[str], now: float) -> Upgrade:
-    """`pods` of both clusters. `events`: messages of warnings about clusters that cannot make their pods."""
+def read(service: Service, pods: Sequence[Pod], events: Sequence[str], now: float, outdated: bool = False) -> Upgrade:
+    """`pods` of both clusters. `events`: messages of warnings about clusters that cannot make their pods. `outdated`:
+    the cluster that serves was made from another specification than the service has now."""
     ready, rollback = service.condition("Ready"), service.condition("RollbackInProgress")
     upgrading = service.condition("UpgradeInProgress")
     since = upgrading.since if upgrading else None
@@ -104,7 +111,12 @@ def read(service: Service, pods: Sequence[Pod], events: Sequence[str], now: floa
             ("the operator to name a cluster",),
             since=service.changed_at,
         )
-    return _in_place(service, service.active, pods)
+    settled = _in_place(service, service.active, pods)
+    if outdated and settled.state == "done" and service.strategy == "None":
+        return Upgrade(
+            "none", "stalled", f"{service.active.cluster} is not what was asked for.", IGNORED, NONE_STRATEGY
+        )
+    return settled
 
 
 def _unseen(service: Service, now: float) -> Upgrade:

@@ -173,6 +173,16 @@ def test_rollout_status_says_what_the_operator_could_not_make(server: ApiServer,
     assert "something else" not in result.output
 
 
+def test_a_change_that_upgradeStrategy_none_ignores_is_told(server: ApiServer, easel: Run) -> None:
+    item = set_service(server, cluster.written("rayservice"))
+    item["spec"]["upgradeStrategy"]["type"] = "None"
+    assert easel("rollout", "status").exit_code == 0
+    item["spec"]["rayClusterConfig"]["rayVersion"] = "2.61.0"
+    result = easel("rollout", "status")
+    assert result.exit_code == 1
+    assert "delete the RayCluster" in result.output
+
+
 def test_rollout_status_once_and_for_programs(server: ApiServer, easel: Run) -> None:
     set_service(server, upgrading())
     assert easel("rollout", "status", "--once").exit_code == 6

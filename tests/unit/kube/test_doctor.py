@@ -123,7 +123,8 @@ def test_without_an_api_server_there_is_no_report(server: ApiServer, connection:
 
 
 @pytest.mark.parametrize(
-    ("tag", "level"), [("v1.7.0", "ok"), ("v1.10.2", "ok"), ("v1.6.2", "error"), ("nightly", "unknown")]
+    ("tag", "level"),
+    [("v1.7.0", "ok"), ("v1.10.2", "ok"), ("v1.6.2", "note"), ("v1.5.1", "error"), ("nightly", "unknown")],
 )
 def test_versions_of_the_operator(tag: str, level: str) -> None:
     found = list(checks.custom_resources({"rayservices", "rayclusters"}, [cluster.operator(tag)], ""))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from easel.kube import objects, undo
+from easel.kube import objects, specs, undo
 from easel.kube.connection import Connection
 from easel.kube.failures import KubeError
 from tests.unit.kube import cluster
@@ -88,13 +88,25 @@ def test_the_old_specification_comes_back_with_the_counts_of_today() -> None:
     wanted["workerGroupSpecs"][0] |= {"minReplicas": 0, "maxReplicas": 9}
     running = cluster.cluster(ACTIVE, OLD)["spec"]
     running["workerGroupSpecs"][0] |= {"replicas": 4, "scaleStrategy": {"workersToDelete": ["w-1"]}}
-    back = undo.restored(wanted, running)
+    back = specs.restored(wanted, running)
     (group,) = back["workerGroupSpecs"]
     assert group["template"]["spec"]["containers"][0]["image"].endswith(":0.1.0")
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 0, 9)
     assert "scaleStrategy" not in group
-    assert undo.same_cluster(back, running)
-    assert not undo.same_cluster(wanted, running)
+    assert specs.same_cluster(back, running)
+    assert not specs.same_cluster(wanted, running)
+
+
+def test_what_has_been_through_kuberays_types_is_the_same_cluster() -> None:
+    """Go leaves out what is empty, and writes quantities its own way."""
+    running = cluster.cluster(ACTIVE, OLD)["spec"]
+    container = running["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["resources"]["limits"] = {"cpu": "12000m", "memory": "98304Mi", "nvidia.com/gpu": 1}
+    running["workerGroupSpecs"][0] |= {"rayStartParams": None, "numOfHosts": 0}
+    running["headGroupSpec"]["template"]["metadata"] = {"creationTimestamp": None}
+    assert specs.same_cluster(OLD, running)
+    container["resources"]["limits"]["memory"] = "64Gi"
+    assert not specs.same_cluster(OLD, running)
 
 
 def test_a_stalled_upgrade_of_nobodys_is_undone_also_when_the_operator_puts_another_waiting_cluster(
@@ -117,7 +129,7 @@ def test_a_stalled_upgrade_of_nobodys_is_undone_also_when_the_operator_puts_anot
         **OLD,
         "workerGroupSpecs": item["spec"]["rayClusterConfig"]["workerGroupSpecs"],
     }
-    assert undo.same_cluster(item["spec"]["rayClusterConfig"], OLD)
+    assert specs.same_cluster(item["spec"]["rayClusterConfig"], OLD)
     assert item["status"]["pendingServiceStatus"] == {}
     assert item["status"]["activeServiceStatus"]["rayClusterName"] == ACTIVE
 
