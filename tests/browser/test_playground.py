@@ -125,6 +125,57 @@ async def test_every_canvas_can_be_looked_at_and_a_chat_goes_on(fake: Visit) -> 
         clean(page)
 
 
+FIGURES = (
+    "Object.fromEntries([...document.querySelectorAll('#stats div')].map(d => [...d.children].map(c => c.textContent)))"
+)
+
+
+@pytest.mark.timeout(180)
+async def test_tiers_and_limits_are_chosen_sent_and_shown(sudoku: Visit) -> None:
+    async with sudoku() as page:
+        chosen = "document.querySelector('#tiers [aria-pressed=true]').textContent"
+        assert await page.get(chosen) == "balanced"
+        assert "easel" not in json.loads((await page.text("#code")).split("-d '")[1].removesuffix("'"))
+        await page.get("document.getElementById('pace').value = '0'")
+        await page.get("document.getElementById('pace').dispatchEvent(new Event('change'))")
+        await page.fill("#puzzle", HARD)
+
+        await page.get("document.querySelector('#tiers button').focus()")
+        await page.press("Enter")
+        assert await page.get(chosen) == "fast"
+        assert "at most 16 steps a canvas" in await page.text("#tier-says")
+        assert await page.get("document.getElementById('max_denoising_steps').placeholder") == "16"
+        await page.click("#solve")
+        await page.until(f"{STATUS}.startsWith('Solved')")
+        figures = await page.get(FIGURES)
+        assert figures["Tier"] == "fast"
+        assert 1 <= int(figures["Denoising steps"]) <= 16
+        assert float(figures["Tokens per forward"]) == round(
+            int(figures["Tokens"]) / int(figures["Denoising steps"]), 1
+        )
+
+        await page.click(".knobs summary")
+        await page.fill("#max_denoising_steps", "1")
+        await page.fill("#entropy_bound", "0.25")
+        sent = json.loads((await page.text("#code")).split("-d '")[1].removesuffix("'"))
+        assert sent["easel"] == {"tier": "fast", "max_denoising_steps": 1, "entropy_bound": 0.25}
+        await page.click("#as-python")
+        python = await page.text("#code")
+        line = '    extra_body={"easel": {"tier": "fast", "max_denoising_steps": 1, "entropy_bound": 0.25}},'
+        assert line in python.splitlines()
+        compile(python, "copied", "exec")
+        await page.click("#solve")
+        await page.until(f"{STATUS}.startsWith('Not a solution')")
+        figures = await page.get(FIGURES)
+        assert (figures["Denoising steps"], figures["Canvas ended"]) == ("1", "step limit")
+
+        await page.fill("#max_denoising_steps", "49")
+        await page.click("#solve")
+        await page.until("!document.getElementById('error').hidden")
+        assert "easel.max_denoising_steps" in await page.text("#error")
+        assert [line for line in page.said if "400" not in line] == []
+
+
 async def test_errors_are_shown_as_they_are(fake: Visit) -> None:
     def fail(request: GenerationRequest, canvas: int) -> EaselError | None:
         return EngineFailed("The canvas caught fire.")
@@ -230,6 +281,7 @@ async def test_axe_finds_nothing_serious(sudoku: Visit, axe: str, scheme: str) -
         await page.click("#solve")
         await page.until(f"{STATUS}.startsWith('Solved')")
         await page.click("#legend summary")
+        await page.click(".knobs summary")
         await page.get(axe)
         # At the first step, where every shade of doubt is on the page; then each of the other modes.
         await page.get(
@@ -250,6 +302,7 @@ async def test_axe_finds_nothing_serious(sudoku: Visit, axe: str, scheme: str) -
 async def test_a_phone_needs_no_sideways_scrolling(fake: Visit, mode: str) -> None:
     async with fake(saying("x" * 200), f"#{mode}") as page:
         await page.size(360, 740)
+        await page.click(".knobs summary")
         await page.fill("#message" if mode == "chat" else "#prompt", "Hi")
         await page.click({"sudoku": "#solve", "chat": "#send", "completion": "#complete"}[mode])
         await page.until(f"{STATUS} !== '' && !{STATUS}.endsWith('…')")

@@ -9,6 +9,7 @@ import { drawFailure, drawFigures, effort, plural, seconds } from "./report.js";
 import { asCurl, asPython, COMPLETION_TOKENS, makeBody } from "./request.js";
 import { Run } from "./run.js";
 import { getJson } from "./stream.js";
+import { Tiers } from "./tiers.js";
 import { conflicts, EXAMPLES, isSolved, parse, readAnswer, write } from "./sudoku.js";
 
 const MODES = ["sudoku", "chat", "completion"];
@@ -18,12 +19,23 @@ const key = new Key();
 const view = new CanvasView(at("canvas"));
 const player = new Player(showState, showPlaying);
 const board = new Board(at("board"), boardEdited);
+const KNOBS = ["max_denoising_steps", "entropy_bound", "stability", "confidence", "deadline_ms"];
+const tiers = new Tiers(
+  {
+    row: at("tier-row"),
+    group: at("tiers"),
+    says: at("tier-says"),
+    knobs: Object.fromEntries(KNOBS.map((name) => [name, at(name)])),
+  },
+  drawRequest,
+);
 const conversation = new Conversation(at("talk"), at("talk-empty"), replay);
 
 let mode = "sudoku";
 let run = null; // the last one, running or not
 let shown = null; // the run whose canvases are shown
 let language = "curl";
+let models = []; // as the service lists them
 let progress = true; // whether to ask for it: a service that refused once is not asked again
 
 // ---- what is shown of a run
@@ -99,7 +111,8 @@ function parameter(id) {
 }
 
 function parameters() {
-  return { temperature: parameter("temperature"), seed: parameter("seed"), max_tokens: parameter("max_tokens") };
+  const [temperature, seed, most] = ["temperature", "seed", "max_tokens"].map(parameter);
+  return { temperature, seed, max_tokens: most, easel: tiers.options };
 }
 
 function input() {
@@ -341,9 +354,10 @@ function wire() {
     say("");
     drawRequest();
   });
-  for (const id of ["message", "prompt", "temperature", "seed", "max_tokens", "model"]) {
+  for (const id of ["message", "prompt", "temperature", "seed", "max_tokens"]) {
     at(id).addEventListener("input", drawRequest);
   }
+  at("model").addEventListener("input", chooseModel);
   at("pace").addEventListener("change", () => (player.pace = Number(at("pace").value)));
   at("play").addEventListener("click", () => (player.playing ? player.pause() : player.play()));
   at("slider").addEventListener("input", () => player.seek(Number(at("slider").value)));
@@ -357,10 +371,16 @@ function wire() {
   at("copy").addEventListener("click", copy);
 }
 
+function chooseModel() {
+  tiers.set(models.find(({ id }) => id === at("model").value)?.easel);
+  drawRequest();
+}
+
 async function readService() {
   try {
-    const models = await key.use((secret) => getJson("/v1/models", secret));
-    at("model").replaceChildren(...models.data.map(({ id }) => new Option(id, id)));
+    models = (await key.use((secret) => getJson("/v1/models", secret))).data;
+    at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+    chooseModel();
     const { version, system_fingerprint: fingerprint } = await getJson("/version", key.value);
     at("version").textContent = `Easel ${version} · ${fingerprint}`;
   } catch (error) {

@@ -23,6 +23,7 @@ function figures(run) {
   const tokens = run?.usage?.completion_tokens;
   const stops = [...new Set(known.map((canvas) => canvas.stop).filter(Boolean))].map(stopName);
   return [
+    ["Tier", run?.usage?.easel?.tier ?? "–"],
     ["Canvases", known.length || "–"],
     ["Denoising steps", known.length > 1 ? `${steps} (${rounded(steps / known.length)} a canvas)` : steps || "–"],
     ["Tokens per forward", tokens !== undefined && steps ? rounded(tokens / steps) : "–"],

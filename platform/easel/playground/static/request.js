@@ -6,7 +6,7 @@ export function path(mode) {
   return mode === "completion" ? "/v1/completions" : "/v1/chat/completions";
 }
 
-// `parameters`: numbers, or null for what the service shall decide.
+// `parameters`: numbers, or null for what the service shall decide; `easel`: likewise an object.
 export function makeBody(mode, model, input, parameters, progress) {
   const body = { model };
   if (mode === "completion") body.prompt = input;
@@ -15,6 +15,7 @@ export function makeBody(mode, model, input, parameters, progress) {
   if (max !== null) body.max_tokens = max;
   if (parameters.temperature !== null) body.temperature = parameters.temperature;
   if (parameters.seed !== null) body.seed = parameters.seed;
+  if (parameters.easel) body.easel = parameters.easel;
   body.stream = true;
   body.stream_options = progress ? { include_usage: true, include_progress: true } : { include_usage: true };
   return body;
@@ -34,7 +35,9 @@ export function asPython(mode, body, origin, keyed) {
   const lines = keyed ? ["import os", ""] : [];
   lines.push("from openai import OpenAI", "", `client = OpenAI(base_url="${origin}/v1", api_key=${key})`, "");
   lines.push(`stream = client.${method}.create(`);
-  for (const [name, value] of Object.entries(body)) lines.push(`    ${name}=${literal(value)},`);
+  const { easel, ...known } = body; // what the SDK has no parameter for goes beside them
+  for (const [name, value] of Object.entries(known)) lines.push(`    ${name}=${literal(value)},`);
+  if (easel) lines.push(`    extra_body=${literal({ easel })},`);
   lines.push(")", "for chunk in stream:", "    if chunk.choices:");
   lines.push(`        print(${text}, end="", flush=True)`);
   if (body.stream_options.include_progress) {
