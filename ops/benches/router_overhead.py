@@ -1,6 +1,6 @@
 """What HAProxy, ingress, router and Serve add to a request and to each canvas of a stream, against bare uvicorn.
 
-    .venv/bin/python ops/benches/router_overhead.py > ops/benches/results/2026-11-23-router-overhead.json
+    .venv/bin/python ops/benches/router_overhead.py > ops/benches/results/2026-11-24-router-overhead.json
 
 `bare` is the same API around the same fake engine in one process behind uvicorn; `served` is the whole service with one
 ingress and one engine replica. Both run at the same time and are asked in turns, so what else the machine does meets

@@ -1,6 +1,6 @@
 """Twice the load that two replicas can carry: what is answered in time, how late, and how fast the rest is refused.
 
-    .venv/bin/python ops/benches/router_overload.py > ops/benches/results/2026-11-23-router-overload.json
+    .venv/bin/python ops/benches/router_overload.py > ops/benches/results/2026-11-24-router-overload.json
 
 Capacity is measured first, in the same run: as many clients as keep every seat taken. Then arrivals at random, at
 capacity and at twice it, on the real service: HAProxy, ingress, router, Serve, fake engines. In time: within the
@@ -16,7 +16,7 @@ from serving import MACHINE, Answer, closed_loop, open_loop, percentile, serving
 
 SLOTS, REPLICAS, STEP_MS = 4, 2, 30.0
 QUEUE_S, DEADLINE_S = 2.0, 6.0
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def body(number: int) -> dict[str, object]:

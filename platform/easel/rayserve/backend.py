@@ -26,6 +26,7 @@ from ray.serve.exceptions import (
 
 from easel.errors import EaselError, EngineFailed, InternalError, NotReady, QueueFull, from_code
 from easel.protocol import Event, GenerationRequest
+from easel.rayserve.bundles import Bundle
 from easel.rayserve.watch import ReplicaWatch
 
 logger = logging.getLogger("ray.serve")
@@ -64,9 +65,11 @@ class EngineHandle:
         is gone. What its engine fails with while it lives is a `Failed` event. See `easel.router.router.Send`."""
         response = self._generate.remote(request)
         try:
-            yield await self._first(response)
-            async for event in response:
+            for event in await self._first(response):
                 yield event
+            async for bundle in response:
+                for event in bundle:
+                    yield event
         except StopAsyncIteration:
             raise InternalError("The engine gave no answer.") from None
         except Exception as error:
@@ -75,16 +78,16 @@ class EngineHandle:
             # After the last event this does nothing; before it, the replica closes the engine's iterator.
             response.cancel()
 
-    async def _first(self, response: Any) -> Event:
-        """The first event. Gives up where no replica has run for `patience_s`: Serve's handle would wait for ever."""
+    async def _first(self, response: Any) -> Bundle:
+        """The first events. Gives up where no replica has run for `patience_s`: Serve's handle would wait for ever."""
         waiting = asyncio.ensure_future(anext(response))
         missing_since: float | None = None
         try:
             while True:
                 done, _ = await asyncio.wait({waiting}, timeout=self._look_s)
                 if done:
-                    event: Event = waiting.result()
-                    return event
+                    bundle: Bundle = waiting.result()
+                    return bundle
                 if await self._watch.running():
                     missing_since = None
                     continue

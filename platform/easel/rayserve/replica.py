@@ -33,6 +33,7 @@ from easel.protocol import (
     Finished,
     GenerationRequest,
 )
+from easel.rayserve.bundles import Bundle, bundled
 from easel.rayserve.config import LIVE_LIMITS
 from easel.rayserve.statistics import to_plain
 from easel.settings import ModelSettings
@@ -76,15 +77,16 @@ class EngineReplica:
         logger.info("%s is ready after %.1f s", model.checkpoint, time.monotonic() - began)
         self._exporter = asyncio.get_running_loop().create_task(self._export())
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        """The events of one request, each a chunk of the handle's stream.
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Bundle]:
+        """The events of one request: those that are there together are one chunk of the handle's stream.
 
         Serve cancels this generator when the caller cancels or is gone; closing the engine's iterator frees the slot.
         """
-        async with aclosing(cast("Any", self._engine.generate(request))) as events:
-            async for event in events:
-                self._count(event)
-                yield event
+        async with aclosing(cast("Any", bundled(self._engine.generate(request)))) as bundles:
+            async for bundle in bundles:
+                for event in bundle:
+                    self._count(event)
+                yield bundle
 
     def _count(self, event: Event) -> None:
         """What a canvas and a finished request took, into the metrics."""

@@ -27,10 +27,10 @@ class Response:
         self.script = list(script)
         self.cancelled = False
 
-    def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> tuple[Event, ...]:
         if not self.script:
             raise StopAsyncIteration
         item = self.script.pop(0)
@@ -38,7 +38,7 @@ class Response:
             await asyncio.Event().wait()
         if isinstance(item, BaseException):
             raise item
-        return cast("Event", item)
+        return (cast("Event", item),)
 
     def cancel(self) -> None:
         self.cancelled = True

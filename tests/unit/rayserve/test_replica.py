@@ -13,7 +13,7 @@ import pytest
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
-from easel.protocol import EngineState, EngineStats, Finished, GenerationRequest, KvPool
+from easel.protocol import EngineState, EngineStats, Event, Finished, GenerationRequest, KvPool
 from easel.rayserve import replica as module
 from easel.rayserve.replica import EngineReplica
 from easel.settings import ModelSettings
@@ -56,14 +56,18 @@ async def test_loads_before_it_counts_as_up(replica: EngineReplica) -> None:
     assert (await replica.stats()).state is EngineState.READY
 
 
+async def told(replica: EngineReplica, request: GenerationRequest) -> list[Event]:
+    return [event async for bundle in replica.generate(request) for event in bundle]
+
+
 async def test_generates(replica: EngineReplica) -> None:
-    events = [event async for event in replica.generate(GenerationRequest("a", (1,), 8))]
+    events = await told(replica, GenerationRequest("a", (1,), 8))
     assert isinstance(events[-1], Finished)
 
 
 async def test_counts_what_canvases_and_requests_took(replica: EngineReplica, recorder: MemoryRecorder) -> None:
     request = GenerationRequest("a", (1, 2, 3), 300)
-    [finished] = [event async for event in replica.generate(request) if isinstance(event, Finished)]
+    [finished] = [event for event in await told(replica, request) if isinstance(event, Finished)]
     assert recorder.total(names.CANVASES, model="easel", stop="step_cap") == 2
     assert recorder.total(names.STEPS_PER_CANVAS, model="easel") == 96
     assert recorder.total(names.PROMPT_TOKENS, model="easel") == 3
@@ -115,7 +119,7 @@ async def test_a_loop_that_was_busy_for_less_is_healthy(replica: EngineReplica, 
 
 async def test_limits_are_taken_up_and_a_bound_is_lifted(replica: EngineReplica) -> None:
     async def steps() -> int:
-        events = [event async for event in replica.generate(GenerationRequest("a", (1,), 8))]
+        events = await told(replica, GenerationRequest("a", (1,), 8))
         assert isinstance(events[-1], Finished)
         return events[-1].usage.denoising_steps
 
