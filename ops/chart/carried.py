@@ -63,19 +63,23 @@ def _tree(model: BaseModel) -> dict[str, Any]:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """`over` upon `base`, as Helm lays values upon values: maps are merged, null takes away, all else replaces."""
+    """`over` upon `base`, as Helm lays values upon values: maps are merged, all else replaces. null stays, because it
+    takes away what the chart itself has."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
-    out = {key: value for key, value in base.items() if over.get(key, 0) is not None}
-    for key, value in over.items():
-        if value is not None:
-            out[key] = merged(base.get(key), value)
-    return out
+    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+
+
+def without_nulls(values: Any) -> Any:
+    """What is left when all files are merged."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_nulls(value) for key, value in values.items() if value is not None}
 
 
 def settings_of(values: dict[str, Any]) -> ServeSettings:
     """What the `serve` block of these values means, with what the chart adds. Raises `ConfigurationError`."""
-    serve = merged(SERVE_DEFAULTS, values.get("serve", {}))
+    serve = without_nulls(merged(SERVE_DEFAULTS, values.get("serve", {})))
     keys = values.get("keys", {})
     if keys.get("existingSecret") or keys.get("entries") or keys.get("externalSecret", {}).get("enabled"):
         serve = merged(serve, {"app": {"api": {"keys_file": f"{KEYS_FOLDER}/{keys.get('file', 'keys.yaml')}"}}})

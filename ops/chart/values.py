@@ -397,7 +397,7 @@ class Values(Block):
     proxy: Literal["haproxy", "serve"] = "haproxy"
     """What stands before the ingress in each pod: HAProxy, or Serve's own proxy, which costs more for each request."""
     head: Head = Head()
-    workers: dict[Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$")], Group] = {"cpu": Group()}
+    workers: dict[Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$")], Group | None] = {"cpu": Group()}
     """Groups of equal pods, by name: one for each kind of GPU, and one without. An overlay takes a group out with
     `GROUP: null`."""
     upgrade: Upgrade = Upgrade()

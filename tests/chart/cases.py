@@ -151,8 +151,20 @@ SWITCHES: dict[str, dict[str, Any]] = {
     },
 }
 
+ENVIRONMENTS = {f"deployments/{name}": environment_values(files) for name, files in environments()}
+"""By folder."""
+
+ADDITIONS = {
+    f"deployments/{name}/{extra.stem}": environment_values([*files, extra])
+    for name, files in environments()
+    for extra in sorted(files[-1].parent.glob("*.yaml"))
+    if extra.name not in ("values.yaml", "serve.yaml", "easel.yaml")
+}
+"""What may be laid upon them."""
+
 CASES: dict[str, dict[str, Any]] = {
     **{name: merged(OPEN, values) for name, values in SWITCHES.items()},
-    **{f"deployments/{name}": environment_values(files) for name, files in environments()},
+    **ENVIRONMENTS,
+    **ADDITIONS,
 }
-"""All, by name. What an environment's values leave out is not asked of it."""
+"""All, by name."""

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.chart.cases import CASES
+from tests.chart.cases import CASES, ENVIRONMENTS
 from tests.chart.helm import CHART, OPEN, VERSIONS, Refused, render, run
 from tests.chart.kinds import check_custom, is_custom
 
@@ -64,7 +64,7 @@ def test_the_chart_passes_helms_own_check(version: str, tmp_path: Path) -> None:
     assert "0 chart(s) failed" in run(version, "lint", "--strict", CHART, "--values", values)
 
 
-@pytest.mark.parametrize("name", ["open", *(name for name in CASES if name.startswith("deployments/"))])
+@pytest.mark.parametrize("name", ["open", *ENVIRONMENTS])
 def test_golden(name: str) -> None:
     """A change of what is installed shows in review. EASEL_REWRITE_GOLDEN=1 writes them anew."""
     file = GOLDEN / f"{name.rpartition('/')[2]}.yaml"

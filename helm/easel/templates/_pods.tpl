@@ -4,6 +4,9 @@
 - {name: HOME, value: /tmp}
 - {name: HF_HUB_OFFLINE, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+# What is logged reaches the container's output; Serve keeps its files beside that.
+- {name: RAY_LOG_TO_STDERR, value: "1"}
+- {name: RAY_SERVE_LOG_TO_STDERR, value: "1"}
 # A stuck replica cannot finish its requests: waiting for that would hold its clients for minutes.
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
