@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 MARK = ".easel-complete"
-LOOK_S = 5.0
+LOOK_S = 2.0
 
 
 def say(text: str) -> None:
