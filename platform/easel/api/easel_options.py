@@ -25,8 +25,9 @@ class EaselOptions(Body):
     """What OpenAI's API has no words for."""
 
     deadline_ms: Annotated[int, Field(ge=1)] | None = None
-    """Milliseconds from now by which the best answer so far is committed; `finish_reason` is then `length`. A request
-    is refused only where not one denoising step a canvas fits."""
+    """Milliseconds from now by which the best answer so far is committed. `finish_reason` is then `length`, unless the
+    canvas that was committed holds the answer's end. A request is refused only where not one denoising step a canvas
+    fits."""
     queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
     """Milliseconds after which the request leaves the queue with 503, if it was not started by then."""
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
