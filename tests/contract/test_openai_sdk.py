@@ -224,8 +224,8 @@ async def test_each_refusal_is_the_exception_that_users_catch(checkpoint: Path, 
             await client.completions.create(model="other", prompt="Hello")
         assert missing.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError) as odd:
-            await client.completions.create(model="easel", prompt="Hello", top_p=0.5)
-        assert (odd.value.code, odd.value.param) == ("unsupported_parameter", "top_p")
+            await client.completions.create(model="easel", prompt="Hello", suffix="!")
+        assert (odd.value.code, odd.value.param) == ("unsupported_parameter", "suffix")
         image = {"type": "image_url", "image_url": {"url": "data:,"}}
         with pytest.raises(openai.BadRequestError) as picture:
             await client.chat.completions.create(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from easel.api.backend import Backend
 from easel.api.detokenizer import Detokenizer
+from easel.api.logprobs import ChosenToken, LogprobQueue
 from easel.api.stops import StopScanner
 from easel.errors import EaselError, EngineFailed, from_code
 from easel.protocol import (
@@ -61,6 +62,8 @@ class Delta:
     """The canvas of this text, where progress is wanted, with those of its tokens that count."""
     outcome: Outcome | None = None
     """On the last one."""
+    logprobs: tuple[ChosenToken, ...] = ()
+    """Of the tokens that this text is made of, where they are wanted."""
 
 
 async def run_choice(
@@ -70,8 +73,10 @@ async def run_choice(
     detokenizer: Detokenizer,
     stops: tuple[str, ...],
     canvas_length: int,
+    echo: str = "",
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas of one choice. Closing it closes the backend's iterator, which cancels the work.
+    """The deltas of one choice, whose text begins with `echo`. Closing it closes the backend's iterator, which cancels
+    the work.
 
     Raises:
         EaselError: the backend did, or the engine failed.
@@ -80,16 +85,17 @@ async def run_choice(
     canvases: list[tuple[int, str]] = []
     tokens = cached = 0
     last: Delta | None = None
+    queue = None if request.sampling.logprobs is None else LogprobQueue()
     begun, shown = False, request.progress_hz is not None
     events = backend.generate(request)
     try:
         async for event in events:
             if not begun and not isinstance(event, Failed):  # a failure before anything else has a status of its own
                 begun = True
-                yield Delta(index)
+                yield Delta(index, echo)
             if isinstance(event, CanvasCommitted):
                 canvases.append((event.steps, str(event.stop)))
-                used, text = _text(event.token_ids, detokenizer, scanner)
+                used, text = _text(event, detokenizer, scanner, queue)
                 tokens += used
                 canvas = replace(event, token_ids=event.token_ids[:used]) if shown else None
                 if scanner.found is not None:
@@ -97,8 +103,9 @@ async def run_choice(
                     work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
                     outcome = Outcome("stop", tuple(canvases), tokens, cached, work)
                     last = Delta(index, text, True, canvas=canvas, outcome=outcome)
+                    last = replace(last, logprobs=queue.end(text, cut=True)) if queue else last
                     break
-                yield Delta(index, text, True, canvas=canvas)
+                yield Delta(index, text, True, canvas=canvas, logprobs=queue.sent(text) if queue else ())
             elif isinstance(event, CanvasProgress):
                 if shown:
                     yield Delta(index, progress=event)
@@ -107,7 +114,9 @@ async def run_choice(
                 reason: FinishReason = "stop" if scanner.found is not None else event.reason
                 usage = event.usage
                 outcome = Outcome(reason, tuple(canvases), tokens, usage.cached_tokens, usage.work)
-                last = Delta(index, text + scanner.end(), outcome=outcome)
+                text += scanner.end()
+                ready = queue.end(text, cut=scanner.found is not None) if queue else ()
+                last = Delta(index, text, outcome=outcome, logprobs=ready)
                 break
             elif isinstance(event, Failed):
                 raise _error(event)
@@ -120,16 +129,22 @@ async def run_choice(
     yield last
 
 
-def _text(token_ids: Sequence[int], detokenizer: Detokenizer, scanner: StopScanner) -> tuple[int, str]:
-    """How many tokens were used, and what can be sent. Token by token where a stop string may end it."""
-    if not scanner.wanted:
-        return len(token_ids), scanner.add(detokenizer.add(token_ids))
+def _text(
+    canvas: CanvasCommitted, detokenizer: Detokenizer, scanner: StopScanner, queue: LogprobQueue | None
+) -> tuple[int, str]:
+    """How many tokens were used, and what can be sent. Token by token where a stop string may end it, or where it is
+    asked which token makes which text."""
+    if not scanner.wanted and queue is None:
+        return len(canvas.token_ids), scanner.add(detokenizer.add(canvas.token_ids))
     text = ""
-    for used, token in enumerate(token_ids, 1):
-        text += scanner.add(detokenizer.add((token,)))
+    for used, token in enumerate(canvas.token_ids, 1):
+        piece = detokenizer.add((token,))
+        if queue is not None and canvas.logprobs is not None:
+            queue.add(token, canvas.logprobs[used - 1], piece)
+        text += scanner.add(piece)
         if scanner.found is not None:
             return used, text
-    return len(token_ids), text
+    return len(canvas.token_ids), text
 
 
 def _error(event: Failed) -> EaselError:

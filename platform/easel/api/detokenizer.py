@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+"""How vocabularies that fall back on bytes name one."""
 MOST_HELD = 3
 """A character has at most four bytes, so at most three tokens can be waiting for the rest of one."""
 
@@ -68,6 +71,24 @@ def make_token_text(tokenizer: Tokenizer, control: frozenset[int]) -> Callable[[
         return known[token]
 
     return text
+
+
+def make_token_bytes(tokenizer: Tokenizer, control: frozenset[int]) -> Callable[[int], bytes]:
+    """The bytes of a single token: of a control token those of its name, of an id outside the vocabulary none."""
+    decoder = json.loads(tokenizer.to_str())["decoder"]
+    table = _bytes_by_id(tokenizer) if decoder is not None and decoder["type"] == "ByteLevel" else {}
+    text = make_token_text(tokenizer, control)
+
+    def raw(token: int) -> bytes:
+        name = tokenizer.id_to_token(token) or ""
+        if token in control:
+            return name.encode()
+        if token in table:
+            return table[token]
+        single = BYTE_TOKEN.fullmatch(name)
+        return bytes([int(single[1], 16)]) if single else text(token).encode()
+
+    return raw
 
 
 class ByteLevelDetokenizer:

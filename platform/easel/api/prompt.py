@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from easel.api.detokenizer import Detokenizer, make_detokenizers, make_token_text
+from easel.api.detokenizer import Detokenizer, make_detokenizers, make_token_bytes, make_token_text
 from easel.api.model_card import ModelCard
 from easel.api.template import ChatTemplate, Message, Piece, read_chat_template
 from easel.errors import ConfigurationError, ContextLengthExceeded, InvalidRequest
@@ -54,6 +54,8 @@ class PromptEncoder:
         """Makes what turns one answer's token ids into text."""
         self.token_text: Callable[[int], str] = make_token_text(tokenizer, frozenset(special))
         """Shows a single token."""
+        self.token_bytes: Callable[[int], bytes] = make_token_bytes(tokenizer, frozenset(special))
+        """The bytes of a single token."""
 
     def text(self, text: str, param: str) -> tuple[int, ...]:
         """Token ids of a prompt, `<bos>` in front. An empty one is `<bos>` alone, as OpenAI's API has it.
@@ -80,6 +82,11 @@ class PromptEncoder:
                     param,
                 )
         return tuple(token_ids)
+
+    def shown(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, without control tokens."""
+        detokenizer = self.make_detokenizer()
+        return detokenizer.add(token_ids) + detokenizer.end()
 
     def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids of a chat, up to where the model's answer begins.

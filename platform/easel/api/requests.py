@@ -7,22 +7,28 @@ Refuses to know: JSON, HTTP, who runs a request.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
+from easel.api.logprobs import ChosenToken, for_chat, for_completion
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
+from easel.api.sampling_fields import sampling
 from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
 from easel.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
-from easel.protocol import GenerationRequest, Sampling
+from easel.protocol import GenerationRequest
 from easel.settings import ApiSettings
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for completions."""
 PROGRESS_HZ = 10.0
 """States of a canvas a second where progress is wanted and no rate is given, or what the settings allow if less."""
+
+
+ShowLogprobs = Callable[[Sequence[ChosenToken]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,15 @@ class ApiRequest:
     stream: bool
     wants_usage: bool
     """At the end of the stream."""
+    show_logprobs: ShowLogprobs
+    """Makes their JSON of tokens, as this route has it."""
+    echoes: tuple[str, ...] = ()
+    """What each choice's text begins with; empty: nothing."""
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer says how likely each of its tokens was."""
+        return self.choices[0].sampling.logprobs is not None
 
 
 class RequestMaker:
@@ -83,7 +98,11 @@ class RequestMaker:
             )
         default = self._settings.default_max_tokens or COMPLETION_MAX_TOKENS
         limits = [self._max_tokens(prompt, body.max_tokens, "max_tokens", default, "prompt") for prompt in encoded]
-        return self._make("cmpl-", body, encoded, limits, progress_hz, now, traceparent, tenant, max_priority)
+        self._check_min_tokens(body, limits)
+        call = self._make(
+            "cmpl-", body, encoded, limits, body.logprobs, progress_hz, now, traceparent, tenant, max_priority
+        )
+        return replace(call, echoes=self._echoes(body, prompts)) if body.echo else call
 
     def chat(
         self,
@@ -103,7 +122,11 @@ class RequestMaker:
             wanted, name = body.max_tokens, "max_tokens"
         default = self._settings.default_max_tokens or self._card.context_tokens
         limit = self._max_tokens(prompt, wanted, name, default, "messages")
-        return self._make("chatcmpl-", body, [prompt], [limit], progress_hz, now, traceparent, tenant, max_priority)
+        self._check_min_tokens(body, [limit])
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        return self._make(
+            "chatcmpl-", body, [prompt], [limit], logprobs, progress_hz, now, traceparent, tenant, max_priority
+        )
 
     def _check_model(self, name: str) -> None:
         if name not in self._card.names:
@@ -133,6 +156,19 @@ class RequestMaker:
             )
         return float(options.progress_hz)
 
+    def _check_min_tokens(self, body: GenerationBody, limits: Sequence[int]) -> None:
+        if body.min_tokens and body.min_tokens > min(limits):
+            raise InvalidRequest(
+                f"Invalid 'min_tokens': {body.min_tokens} is more than the {min(limits)} tokens that the answer may "
+                "have.",
+                "min_tokens",
+            )
+
+    def _echoes(self, body: CompletionBody, prompts: Sequence[object]) -> tuple[str, ...]:
+        """The text of each choice's prompt: as it was sent, or what its tokens say, without control tokens."""
+        texts = [prompt if isinstance(prompt, str) else self._prompts.shown(prompt) for prompt in prompts]  # type: ignore[arg-type]
+        return tuple(text for text in texts for _ in range(body.n or 1))
+
     def _max_tokens(self, prompt: Sequence[int], wanted: int | None, name: str, default: int, source: str) -> int:
         """The limit of one answer: as wanted, or as much of the default as fits."""
         context, used = self._card.context_tokens, len(prompt)
@@ -157,6 +193,7 @@ class RequestMaker:
         body: GenerationBody,
         prompts: Sequence[tuple[int, ...]],
         limits: Sequence[int],
+        logprobs: int | None,
         progress_hz: float | None,
         now: float,
         traceparent: str | None,
@@ -164,7 +201,7 @@ class RequestMaker:
         max_priority: int,
     ) -> ApiRequest:
         call = prefix + secrets.token_hex(12)
-        sampling = _sampling(body)
+        drawing = sampling(body, self._card.vocab_size, logprobs)
         wishes = body.easel or EaselOptions()
         longest = self._settings.request_timeout_s
         deadline_s = longest if wishes.deadline_ms is None else min(wishes.deadline_ms / 1000, longest)
@@ -185,7 +222,9 @@ class RequestMaker:
                         priority=how.priority,
                         queue_timeout_s=None if wishes.queue_timeout_ms is None else wishes.queue_timeout_ms / 1000,
                         traceparent=traceparent,
-                        sampling=sampling,
+                        min_tokens=body.min_tokens or 0,
+                        ignore_eos=bool(body.ignore_eos),
+                        sampling=drawing,
                         denoising=how.denoising,
                         progress_hz=progress_hz,
                     )
@@ -203,12 +242,11 @@ class RequestMaker:
             stops=body.stops,
             stream=bool(body.stream),
             wants_usage=body.wants_usage,
+            show_logprobs=self._show_in_chat if prefix == "chatcmpl-" else self._show_in_completion,
         )
 
+    def _show_in_chat(self, tokens: Sequence[ChosenToken]) -> dict[str, Any]:
+        return for_chat(tokens, self._prompts.token_text, self._prompts.token_bytes)
 
-def _sampling(body: GenerationBody) -> Sampling:
-    temperature = 1.0 if body.temperature is None else float(body.temperature)
-    seed = body.seed
-    if seed is None:
-        seed = 0 if temperature == 0 else secrets.randbits(64)
-    return Sampling(seed=seed % 2**64, temperature=temperature)  # -1 and 2**64 - 1 are the same 64 bits
+    def _show_in_completion(self, tokens: Sequence[ChosenToken]) -> dict[str, Any]:
+        return for_completion(tokens, self._prompts.token_text)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easel.api.choices import Delta, Outcome
+from easel.api.logprobs import ChosenToken
 from easel.api.model_card import ModelCard
 from easel.api.progress import Revision
 from easel.api.requests import ApiRequest
@@ -27,14 +28,17 @@ FINISH_REASONS: Mapping[FinishReason, str] = {
 Json = dict[str, Any]
 
 
-def whole(call: ApiRequest, texts: Sequence[str], outcomes: Sequence[Outcome]) -> Json:
-    """The answer in one piece."""
+def whole(
+    call: ApiRequest, texts: Sequence[str], outcomes: Sequence[Outcome], tokens: Sequence[Sequence[ChosenToken]] = ()
+) -> Json:
+    """The answer in one piece. `tokens`: of each choice, where log-probabilities are wanted."""
     choices = []
     for index, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
         content: Json = (
             {"message": {"role": "assistant", "content": text, "refusal": None}} if call.chat else {"text": text}
         )
-        choices.append({"index": index, **content, **_end(outcome)})
+        logprobs = call.show_logprobs(tokens[index]) if call.wants_logprobs else None
+        choices.append({"index": index, **content, **_end(outcome), "logprobs": logprobs})
     return {
         **_head(call, "chat.completion" if call.chat else "text_completion"),
         "choices": choices,
@@ -52,9 +56,11 @@ def chunk(call: ApiRequest, delta: Delta, first: bool) -> Json | None:
         content = {"delta": message}
     else:
         content = {"text": delta.text}
-    if not (delta.text or delta.outcome or (first and call.chat)):
+    if not (delta.text or delta.outcome or delta.logprobs or (first and call.chat)):
         return None
-    end = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
+    end: Json = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
+    if call.wants_logprobs and delta.logprobs:
+        end["logprobs"] = call.show_logprobs(delta.logprobs)
     return {**_chunk_head(call), "choices": [{"index": delta.index, **content, **end}], **_no_usage(call)}
 
 

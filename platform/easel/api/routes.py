@@ -21,6 +21,7 @@ from easel.api.backend import Backend
 from easel.api.callers import Callers
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
+from easel.api.logprobs import ChosenToken
 from easel.api.model_card import ModelCard
 from easel.api.progress import Told
 from easel.api.prompt import PromptEncoder
@@ -156,12 +157,14 @@ class Routes:
         running = []
         for index, one in enumerate(call.choices):
             detokenizer = self._prompts.make_detokenizer()
-            choice = run_choice(backend, one, index, detokenizer, call.stops, self._card.canvas_length)
+            echo = call.echoes[index] if call.echoes else ""
+            choice = run_choice(backend, one, index, detokenizer, call.stops, self._card.canvas_length, echo)
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 
     async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
         texts = [""] * len(call.choices)
+        tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
         waits_for_canvas = True
         try:
@@ -171,11 +174,12 @@ class Routes:
                     continue
                 waits_for_canvas = self._clock(delta, waits_for_canvas, known)
                 texts[delta.index] += delta.text
+                tokens[delta.index] += delta.logprobs
                 if delta.outcome is not None:
                     outcomes[delta.index] = delta.outcome
         finally:
             await choices.close()
-        return responses.whole(call, texts, [outcomes[index] for index in range(len(texts))])
+        return responses.whole(call, texts, [outcomes[index] for index in range(len(texts))], tokens)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
         """With the first event in hand, failing before it is over: what comes before gets a status of its own."""

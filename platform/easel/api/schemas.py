@@ -16,9 +16,9 @@ from pydantic_core import ErrorDetails, from_json
 
 from easel.api import unsupported
 from easel.api.easel_options import Body, EaselOptions
+from easel.api.sampling_fields import MOST_CHAT_LOGPROBS, MOST_COMPLETION_LOGPROBS, SamplingBody
 from easel.errors import InvalidRequest
 
-INT64 = 2**63
 MOST_STOP_CHARACTERS = 1024
 LEAST_PROGRESS_HZ = 0.1
 
@@ -61,7 +61,11 @@ Stop = Annotated[
 ]
 
 
-class GenerationBody(Body):
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class GenerationBody(SamplingBody):
     """What both routes take."""
 
     model: str
@@ -74,16 +78,14 @@ class GenerationBody(Body):
     """Up to 4 strings that end the answer; none of them is part of it."""
     n: Annotated[int, Field(ge=1)] | None = None
     """Answers for each prompt, 1 by default."""
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
-    """The same request with the same seed draws the same noise. None: a random one, and 0 at temperature 0."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Scales the checkpoint's own schedule when tokens are drawn; 1 by default. 0: each draw is the most likely."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of an answer."""
     service_tier: str | None = None
     """`auto` and `default`: the model's default tier. `flex`: the same, behind your other requests; `priority`: before
     them, if your key allows it; `scale`: served as `default`. Or a tier's name, as `easel.tier`. The answer says what
     it was."""
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    """Up to 16 pairs of strings for your own use. Never changes an answer."""
     user: str | None = None
     """Who asked, in your terms. Never changes an answer."""
     safety_identifier: str | None = None
@@ -108,6 +110,11 @@ class CompletionBody(GenerationBody):
     prompt: Prompt
     """A string, several, token ids, or several lists of them. Strings are plain text: control tokens in them are not
     recognised; send token ids for those."""
+    echo: bool | None = None
+    """The answer's text begins with the prompt's. Not together with `logprobs`: a prompt is encoded, not predicted."""
+    logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = None
+    """The log-probability of each token of the answer, and of so many others there, from the distribution of the step
+    that decided it."""
     best_of: Annotated[int, Field(ge=1)] | None = None
     """Only the value of `n`: every answer that is made is returned."""
 
@@ -144,6 +151,10 @@ class ChatBody(GenerationBody):
     """The chat so far."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`."""
+    logprobs: bool | None = None
+    """The log-probability of each token of the answer, from the distribution of the step that decided it."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_CHAT_LOGPROBS)] | None = None
+    """And of so many other tokens there. Only with `logprobs`."""
 
 
 B = TypeVar("B", CompletionBody, ChatBody)
@@ -152,7 +163,13 @@ B = TypeVar("B", CompletionBody, ChatBody)
 def parse_completion(raw: bytes) -> CompletionBody:
     """The body of a completion. Raises `InvalidRequest` or `UnsupportedParameter` that names the first wrong field."""
     body = _validate(CompletionBody, unsupported.without_neutral(_object(raw), unsupported.COMPLETION))
-    _check_progress(body)
+    _check(body)
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest(
+            "Setting 'echo' and 'logprobs' together is not possible: a diffusion model encodes a prompt without "
+            "predicting it, so there are no log-probabilities of its tokens.",
+            "echo",
+        )
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidRequest(
             f"Invalid 'best_of': {body.best_of} is not supported here; leave it out, or send the value of 'n'.",
@@ -167,7 +184,9 @@ def parse_chat(raw: bytes) -> ChatBody:
     if "messages" in data:
         data["messages"] = unsupported.refuse_in_messages(data["messages"])
     body = _validate(ChatBody, data)
-    _check_progress(body)
+    _check(body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", "top_logprobs")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidRequest(
             "Setting 'max_tokens' and 'max_completion_tokens' to different values is not possible: they are two names "
@@ -177,7 +196,8 @@ def parse_chat(raw: bytes) -> ChatBody:
     return body
 
 
-def _check_progress(body: GenerationBody) -> None:
+def _check(body: GenerationBody) -> None:
+    """What holds between fields of both routes."""
     options = body.stream_options
     if options is not None and options.progress_hz is not None and not options.include_progress:
         raise InvalidRequest(
@@ -234,6 +254,11 @@ def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     if kind == "too_short":
         return f"Invalid '{path}': empty array. Expected an array with minimum length {context['min_length']}."
     if kind == "too_long":
+        if isinstance(value, dict):
+            return (
+                f"Invalid '{path}': too many keys. Expected an object with at most {context['max_length']}, "
+                f"but got {context['actual_length']} instead."
+            )
         return (
             f"Invalid '{path}': array too long. Expected an array with maximum length {context['max_length']}, "
             f"but got an array with length {context['actual_length']} instead."

@@ -19,27 +19,17 @@ Neutral = tuple[Any, ...]
 """Values that change nothing, beside null."""
 
 COMMON: Mapping[str, Neutral] = {
-    "frequency_penalty": (0,),
-    "ignore_eos": (False,),
-    "logit_bias": ({},),
-    "metadata": ({},),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "presence_penalty": (0,),
     "prompt_cache_key": (),
     "prompt_cache_retention": (),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "top_k": (0, -1),
-    "top_p": (1,),
 }
-COMPLETION: Mapping[str, Neutral] = {**COMMON, "echo": (False,), "logprobs": (False,), "suffix": ("",)}
+COMPLETION: Mapping[str, Neutral] = {**COMMON, "suffix": ("",)}
 CHAT: Mapping[str, Neutral] = {
     **COMMON,
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "parallel_tool_calls": (True, False),
@@ -48,7 +38,6 @@ CHAT: Mapping[str, Neutral] = {
     "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }

@@ -62,16 +62,15 @@ async def test_without_a_right_key_there_is_401(
         assert (await made.client.get("/v1/models", headers=headers)).status_code == 401
 
 
-@pytest.mark.parametrize("prefix", ["/llm", "/llm/", "/v1"])
+@pytest.mark.parametrize("prefix", ["/llm", "/v1"])
 async def test_below_a_prefix_keys_are_asked_for_as_well(checkpoint: Path, tmp_path: Path, prefix: str) -> None:
     """As Serve mounts an application: `path` is whole, `root_path` what comes before ours."""
     async with guarded(checkpoint, tmp_path) as (made, _):
         transport = httpx.ASGITransport(made.app, root_path=prefix)
         async with httpx.AsyncClient(transport=transport, base_url="http://easel") as client:
-            root = prefix.rstrip("/")
-            assert (await client.get(f"{root}/v1/models")).status_code == 401
-            assert (await client.get(f"{root}/v1/models", headers=GOOD)).status_code == 200
-            assert (await client.post(f"{root}/v1/completions", json={})).status_code == 401
+            assert (await client.get(f"{prefix}/v1/models")).status_code == 401
+            assert (await client.get(f"{prefix}/v1/models", headers=GOOD)).status_code == 200
+            assert (await client.post(f"{prefix}/v1/completions", json={})).status_code == 401
             assert (await client.get("/v1/models")).status_code == 401
 
 

@@ -143,9 +143,9 @@ def test_neutral_values_pass_and_any_other_is_refused_by_name(parse: Any, name: 
 
 def test_true_is_not_the_number_one() -> None:
     with pytest.raises(UnsupportedParameter):
-        completion(top_p=True)
+        completion(repetition_penalty=True)
     with pytest.raises(UnsupportedParameter):
-        completion(echo=0)
+        chat(store=0)
 
 
 def test_no_parameter_is_both_served_and_refused() -> None:

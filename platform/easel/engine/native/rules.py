@@ -7,10 +7,12 @@ know: what the API calls these fields, and whether there is a seat.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeVar
 
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.kv_cache import KvCache
+from easel.engine.native.penalties import MOST_BIASED
 from easel.engine.native.sequence import Rules, Sequence
 from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from easel.protocol import GenerationRequest
@@ -19,11 +21,11 @@ SUPPORTS = frozenset(
     {
         "prompt", "max_tokens", "choice", "priority", "min_tokens", "stop_token_ids", "ignore_eos", "resume", "pinned",
         "seed", "temperature", "top_p", "top_k", "min_p", "logit_bias", "logprobs",
+        "presence_penalty", "frequency_penalty",
         "max_steps", "entropy_bound", "stability", "confidence", "stop_scope", "deadline_at", "progress_hz",
     }
 )  # fmt: skip
 MOST_LOGPROBS = 64
-MOST_BIASES = 300
 MOST_STOPS = 64
 """Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
 
@@ -90,8 +92,6 @@ class RuleBook:
     def _check_supported(self, request: GenerationRequest) -> None:
         sampling = request.sampling
         for name, differs in (
-            ("presence_penalty", sampling.presence_penalty != 0.0),
-            ("frequency_penalty", sampling.frequency_penalty != 0.0),
             ("grammar", sampling.grammar is not None),
             ("canvas_length", request.denoising.canvas_length not in (None, self.config.canvas_length)),
         ):
@@ -114,8 +114,8 @@ class RuleBook:
         ):
             if tokens and not (min(tokens) >= 0 and max(tokens) < vocab):
                 raise InvalidRequest(f"{name}: token ids go from 0 to {vocab - 1}", param=name)
-        if len(biased) > MOST_BIASES:
-            raise InvalidRequest(f"logit_bias: at most {MOST_BIASES} tokens, not {len(biased)}", param="logit_bias")
+        if len(biased) > MOST_BIASED:
+            raise InvalidRequest(f"logit_bias: at most {MOST_BIASED} tokens, not {len(biased)}", param="logit_bias")
         if len({*request.stop_token_ids, *self.defaults.eos_token_ids}) > MOST_STOPS:
             raise InvalidRequest(
                 f"stop_token_ids: at most {MOST_STOPS} with the checkpoint's own", param="stop_token_ids"
@@ -139,6 +139,8 @@ class RuleBook:
             ("top_p", 0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
             ("min_p", 0.0 <= sampling.min_p <= 1.0, "from 0 to 1"),
             ("top_k", sampling.top_k >= 0, "from 0"),
+            ("presence_penalty", isfinite(sampling.presence_penalty), "a finite number"),
+            ("frequency_penalty", isfinite(sampling.frequency_penalty), "a finite number"),
             ("logprobs", sampling.logprobs is None or 0 <= sampling.logprobs <= self._most_logprobs,
              f"from 0 to {self._most_logprobs}"),
             ("progress_hz", hertz is None or hertz > 0.0, "above 0"),

@@ -208,7 +208,7 @@ def canvas_choice(sequence: Sequence, defaults: GenerationDefaults, config: Mode
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,
-        logit_bias=sampling.logit_bias,
+        logit_bias=sequence.biases,
         banned=config.placeholder_ids,
         banned_early=tuple(rules.stop_tokens),
         early=max(0, min(early, rules.canvas_length)),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from easel.engine.native.kv_cache import SequenceKv
+from easel.engine.native.penalties import Biases, biases
 from easel.prefixes import BLOCK_TOKENS
 from easel.protocol import (
     GROUP_ROWS,
@@ -113,6 +114,8 @@ class Sequence:
     usage_work: float = 0.0
     canvases: int = 0
     denoising_steps: int = 0
+    biases: Biases = ()
+    """Added to logits on the present canvas."""
     shown: dict[int, tuple[int, bool, float]] = field(default_factory=dict)
     """What progress events have told, by position: the argmax, whether it was accepted, its entropy."""
     shown_at: float = 0.0
@@ -120,6 +123,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = [*self.request.prompt, *self.request.resume]
         self.output = list(self.request.resume)
+        self.biases = biases(self.request.sampling, self.output)
         self.canvas = len(self.request.resume) // self.rules.canvas_length
 
     @property
@@ -223,6 +227,7 @@ class Sequence:
             finish = "deadline"
         if finish is None:
             self.tokens.extend(argmax)
+            self.biases = biases(self.request.sampling, self.output)
         self.canvas += 1
         self.step, self.streak, self.last = 0, 0, None
         self.shown.clear()

@@ -35,6 +35,8 @@ def _sequence(native: Native, cap: int | None = None, blocks: int = 64, context:
         ("pinned", {"pinned": ((0, 96),)}),
         ("pinned", {"pinned": ((-1, 5),)}),
         ("progress_hz", {"progress_hz": 0.0}),
+        ("presence_penalty", {"sampling": Sampling(presence_penalty=float("nan"))}),
+        ("frequency_penalty", {"sampling": Sampling(frequency_penalty=float("inf"))}),
         ("logit_bias", {"sampling": Sampling(logit_bias=((96, 1.0),))}),
         ("logit_bias", {"sampling": Sampling(logit_bias=tuple((5, 1.0) for _ in range(301)))}),
         ("stop_token_ids", {"stop_token_ids": tuple(range(2, 67))}),
@@ -61,8 +63,6 @@ def test_refuses_by_name(native: Native, param: str, fields: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("param", "fields"),
     [
-        ("presence_penalty", {"sampling": Sampling(presence_penalty=0.5)}),
-        ("frequency_penalty", {"sampling": Sampling(frequency_penalty=0.5)}),
         ("grammar", {"sampling": Sampling(grammar="root ::= x")}),
         ("canvas_length", {"denoising": Denoising(canvas_length=16)}),
     ],
