@@ -11,6 +11,8 @@ What it changes, and why:
 - what HAProxy answers by itself (no application yet, no ingress) has OpenAI's shape and says when to come back;
 - the kernel keeps less of a stream that a client does not read: what is skipped for a slow reader is decided in the
   ingress, which has to notice (`easel.rayserve.slow_readers`);
+- requests are not spliced: HAProxy 2.8 then does not read from a client that waits for its answer, and so never sees it
+  leave (its slot would stay taken until the answer is done, or until something is written to it);
 - the process ends with the one that started it: Ray leaves HAProxy behind when its proxy actor is killed.
 """
 
@@ -31,6 +33,7 @@ ERRORS_ENV = "EASEL_HAPROXY_ERRORS"
 _EVERYWHERE = re.compile(r"^(\s*bind )\*?:(\d+)", re.MULTILINE)
 _ERRORFILE = re.compile(r"^(\s*errorfile )(\d+) .*$", re.MULTILINE)
 _NO_APPLICATION = re.compile(r"^(backend default_backend\n)\s*http-request return .*$", re.MULTILINE)
+_SPLICED = re.compile(r"^\s*option splice-request\n", re.MULTILINE)
 _GLOBAL = re.compile(r"^global\n(?!    tune\.sndbuf)", re.MULTILINE)
 _BUFFERS = "global\n    tune.sndbuf.client 65536\n    tune.rcvbuf.server 65536\n"
 """Bytes. Between HAProxy and a replica on another host, 64 KiB in a round trip is still far above what a canvas takes;
@@ -40,7 +43,7 @@ _PR_SET_PDEATHSIG = 1
 
 def tightened(config: str, frontend: str | None, errors: str) -> str:
     """Serve's configuration with the changes above."""
-    config = _EVERYWHERE.sub(r"\g<1>127.0.0.1:\2", _GLOBAL.sub(_BUFFERS, config, count=1))
+    config = _EVERYWHERE.sub(r"\g<1>127.0.0.1:\2", _GLOBAL.sub(_BUFFERS, _SPLICED.sub("", config), count=1))
     if frontend:
         port = frontend.rpartition(":")[2]
         config = re.sub(rf"^(\s*bind )127\.0\.0\.1:{port}$", rf"\g<1>{frontend}", config, flags=re.MULTILINE)

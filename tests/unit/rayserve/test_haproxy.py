@@ -62,6 +62,14 @@ def errors(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_requests_are_not_spliced(written: str, errors: Path) -> None:
+    """Or HAProxy does not see a client leave: tests/integration/test_proxies.py has the whole of it."""
+    assert "option splice-request" in written
+    made = tightened(written, None, str(errors))
+    assert "splice-request" not in made
+    assert "option abortonclose" in made
+
+
 def test_everything_moves_to_loopback(written: str, errors: Path) -> None:
     assert {":21001", "*:21002", "127.0.0.1:21003"} == set(BIND.findall(written))
     made = tightened(written, None, str(errors))
