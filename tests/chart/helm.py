@@ -102,16 +102,17 @@ def render(
     version: str = VERSIONS[0],
     release: str = "easel",
     files: tuple[Path, ...] = (),
+    chart: Path = CHART,
 ) -> Rendered:
     """What is installed with these values, laid upon those of `files`. Raises `Refused`."""
     options = [option for file in files for option in ("--values", str(file))]
-    return Rendered(_render(version, release, json.dumps(values or {}), (*options, *arguments)))
+    return Rendered(_render(version, release, json.dumps(values or {}), (*options, *arguments), chart))
 
 
 @functools.cache
-def _render(version: str, release: str, values: str, arguments: tuple[str, ...]) -> list[Object]:
+def _render(version: str, release: str, values: str, arguments: tuple[str, ...], chart: Path) -> list[Object]:
     done = subprocess.run(
-        [binary(version), "template", release, CHART, "--namespace", "models", *arguments, "--values", "-"],
+        [binary(version), "template", release, chart, "--namespace", "models", *arguments, "--values", "-"],
         input=values,
         capture_output=True,
         text=True,

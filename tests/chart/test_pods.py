@@ -198,3 +198,26 @@ def test_production_has_its_own_groups_only() -> None:
         "cpu",
         "h200",
     ]
+
+
+def test_another_download_is_another_job() -> None:
+    """A Job's template cannot change: Kubernetes would refuse the upgrade."""
+    names = set()
+    for change in (
+        {},
+        {"modelCache": {"download": {"revision": "1" * 40}}},
+        {"modelCache": {"download": {"memory": "3Gi"}}},
+        {"podSecurityContext": {"runAsUser": 5}},
+        {"image": {"tag": "2"}},
+    ):
+        job = render(merged(CASES["download-claim"], change)).one("Job")
+        names.add(job["metadata"]["name"])
+    assert len(names) == 5
+    same = merged(CASES["download-claim"], {"serve": {"app": {"playground": {"enabled": True}}}, "labels": {"a": "b"}})
+    assert render(same).one("Job")["metadata"]["name"] in names
+
+
+def test_a_pod_that_goes_says_so_first() -> None:
+    spec = render(OPEN).templates["cpu"]["spec"]
+    wait = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert 0 < wait < spec["terminationGracePeriodSeconds"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from ops.chart.pages import SERVE_DEFAULTS
 from ops.chart.values import Values
 from tests.chart.cases import CASES, SWITCHES
 from tests.chart.helm import CHART, OPEN, ROOT, VERSIONS, Refused, render
+from tests.chart.kinds import check_custom
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt block": ({"autoscaller": {}}, "autoscaller"),
@@ -145,3 +148,47 @@ def test_a_key_of_a_mirror_and_a_digest() -> None:
     assert images["cpu"] == "mirror.example/x/easel@sha256:" + "0" * 64
     assert images["head"] == "mirror.example/x/head:small"
     assert objects.templates["head"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+
+
+def test_the_rays_are_the_same() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert Values().ray_version == pins["ray"]
+    assert CASES["open"].get("rayVersion") is None
+
+
+RULES = """
+groups:
+  - name: easel
+    interval: 30s
+    rules:
+      - record: easel:bad
+        expr: sum by (release) (rate(ray_easel_requests_total{code=~"5.."}[5m]))
+      - alert: EaselBad
+        expr: easel:bad > 0
+        for: 5m
+        labels: {severity: page}
+        annotations: {summary: "{{ $labels.release }} fails {{ $value | humanizePercentage }}"}
+"""
+DASHBOARD = '{\n  "title": "{{release}}",\n  "uid": "easel"\n}\n'
+
+
+def test_rules_and_dashboards_are_carried_as_they_are(tmp_path: Path) -> None:
+    """What a dashboard or an alert says in braces is for Grafana and Prometheus, not for Helm."""
+    chart = tmp_path / "easel"
+    shutil.copytree(CHART, chart)
+    for folder, name, text in (("alerts", "one.rules.yaml", RULES), ("dashboards", "one.json", DASHBOARD)):
+        (chart / "files" / folder).mkdir(exist_ok=True)
+        (chart / "files" / folder / name).write_text(text)
+    for version in VERSIONS:
+        objects = render(CASES["monitoring"], chart=chart, version=version)
+        rule = objects.one("PrometheusRule", "easel-one")
+        check_custom(rule)
+        assert rule["spec"] == yaml.safe_load(RULES)
+        assert rule["metadata"]["labels"]["release"] == "prom"
+        board = objects.one("ConfigMap", "easel-dashboard-one")
+        assert board["data"]["one.json"].strip() == DASHBOARD.strip()
+        assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert board["metadata"]["annotations"] == {"folder": "Easel"}
+        known = ("--api-versions", "monitoring.coreos.com/v1/PrometheusRule")
+        assert render(OPEN, *known, chart=chart, version=version).of("PrometheusRule")
+        assert not render(OPEN, chart=chart, version=version).of("PrometheusRule")

@@ -55,3 +55,34 @@ volumeMounts:
   - {name: scripts, mountPath: /etc/easel/scripts, readOnly: true}
   - {name: models, mountPath: {{ .root.Values.modelCache.mountPath }}{{ if .wait }}, readOnly: true{{ end }}}
 {{- end }}
+
+{{/* Template of the pods of the download's Job. */}}
+{{- define "easel.downloadPod" -}}
+metadata:
+  labels:
+    {{- include "easel.selector" . | nindent 4 }}
+    app.kubernetes.io/component: cache
+spec:
+  restartPolicy: OnFailure
+  serviceAccountName: {{ include "easel.serviceAccountName" . }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- with .Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: download
+      {{- include "easel.download" (dict "root" . "image" (include "easel.image" (dict "root" . "image" .Values.image)) "wait" false) | nindent 6 }}
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    - name: scripts
+      configMap:
+        name: {{ include "easel.fullname" . }}-scripts
+    {{- include "easel.modelVolume" . | nindent 4 }}
+{{- end }}

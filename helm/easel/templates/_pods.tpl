@@ -201,6 +201,11 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 11
         failureThreshold: 3
+      # Whoever sends requests here hears that the pod goes, before it does.
+      lifecycle:
+        preStop:
+          exec:
+            command: [sleep, "10"]
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         {{- if $keys }}
