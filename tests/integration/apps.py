@@ -4,10 +4,12 @@ fail N    fails instead of committing canvas N
 slow      takes 48 denoising steps a canvas
 freeze    stops the engine's loop for good
 die       ends the process
+hold F    says nothing after the first canvas until file F is there; if the client leaves first, writes F.left
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -18,7 +20,7 @@ from ray.serve import Application
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
-from easel.protocol import EngineStats, Event, GenerationRequest
+from easel.protocol import CanvasCommitted, EngineStats, Event, GenerationRequest
 from easel.rayserve.app import application
 from easel.settings import ModelSettings, parse
 from tests.integration.script import SLOTS, STEP_S, fail, steps, text
@@ -30,9 +32,24 @@ class Scripted(FakeEngine):
             os._exit(1)
         if "refuse" in text(request):
             raise EngineFailed("The engine was told to fail.")
+        held = text(request).removeprefix("hold ") if text(request).startswith("hold ") else None
         async with aclosing(cast("Any", super().generate(request))) as events:
             async for event in events:
                 yield event
+                if held and isinstance(event, CanvasCommitted):
+                    await until_there(held)
+                    held = None
+
+
+async def until_there(name: str) -> None:
+    """The end of the generator is how an engine hears that a client has left."""
+    try:
+        while not os.path.exists(name):
+            await asyncio.sleep(0.02)
+    except (asyncio.CancelledError, GeneratorExit):
+        with open(name + ".left", "w"):
+            pass
+        raise
 
 
 def scripted(model: ModelSettings) -> FakeEngine:
