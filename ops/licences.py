@@ -58,7 +58,8 @@ def page() -> str:
 def shipped() -> Iterator[str]:
     """A row for each package. One that this platform has no build of keeps the row that is committed."""
     pins = dict(pinned())
-    before = {row.split("|")[1].strip(): row for row in PAGE.read_text().splitlines()} if PAGE.exists() else {}
+    committed = PAGE.read_text().splitlines() if PAGE.exists() else []
+    before = {row.split("|")[1].strip(): row for row in committed if row.startswith("|")}
     for name in closure():
         if name not in pins:
             continue
