@@ -132,6 +132,9 @@ class Group(PodSettings):
     """Pods at the start; without the autoscaler, always. None: `minReplicas`."""
     idle_timeout_seconds: int | None = Field(None, ge=0)
     """Instead of `autoscaler.idleTimeoutSeconds`."""
+    termination_grace_period_seconds: int = Field(720, ge=30)
+    """Most that a pod may take to hand its replicas over and to finish what they answer, before it is ended. It goes as
+    soon as that is done. Shorter than `serve.deployments.engine.graceful_shutdown_timeout_s` cuts long streams."""
     gpu: Gpu = Gpu()
     min_available: int | None = Field(None, ge=0)
     """Of the PodDisruptionBudget. None: `minReplicas` less one; 0: no budget."""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,8 +171,6 @@ def test_numbers_of_pods_are_all_that_changes() -> None:
 
 def test_another_version_of_the_chart_makes_no_new_cluster(tmp_path: Any) -> None:
     run("4.3.1", "package", CHART, "--version", "9.9.9", "--destination", tmp_path)
-    import subprocess
-
     command = [binary("4.3.1"), "template", "easel", tmp_path / "easel-9.9.9.tgz", "-n", "models", "-f", "-"]
     done = subprocess.run(command, input=yaml.safe_dump(OPEN), capture_output=True, text=True, check=True)
     packed = Rendered(item for item in yaml.safe_load_all(done.stdout) if item)
@@ -217,7 +221,61 @@ def test_another_download_is_another_job() -> None:
     assert render(same).one("Job")["metadata"]["name"] in names
 
 
-def test_a_pod_that_goes_says_so_first() -> None:
-    spec = render(OPEN).templates["cpu"]["spec"]
-    wait = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert 0 < wait < spec["terminationGracePeriodSeconds"]
+def hand_over(tmp_path: Path, port: int, *replica: str, drains: bool = True) -> tuple[int, float, list[str]]:
+    """The hook of a worker as the kubelet runs it: its exit code, how long it took, and what it asked of `ray`."""
+    hook = render(OPEN).templates["cpu"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert hook[:2] == ["bash", "-c"]
+    # Real replicas of other tests are not this pod's.
+    text = (
+        hook[2].replace("ray::ServeReplica", "a-replica-of-this-test").replace("1F40", "0001").replace("sleep 5", ":")
+    )
+    asked = tmp_path / "asked"
+    asked.touch()
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nexit {0 if drains else 1}\n')
+    ray.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FQ_RAY_IP": "127.0.0.1", "RAY_PORT": str(port)}
+    process = subprocess.Popen(["a-replica-of-this-test", *replica], executable="/bin/sleep") if replica else None
+    began = time.monotonic()
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, check=False)
+    took = time.monotonic() - began
+    if process is not None:
+        process.kill()
+        process.wait()
+    assert not done.stderr
+    return done.returncode, took, asked.read_text().splitlines()
+
+
+@pytest.fixture
+def head() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def test_a_pod_that_goes_hands_over(tmp_path: Path, head: socket.socket) -> None:
+    grace = render(OPEN).templates["cpu"]["spec"]["terminationGracePeriodSeconds"]
+    code, took, asked = hand_over(tmp_path, head.getsockname()[1], "2")
+    assert code == 0
+    assert took > 1, "it waits for the replica"
+    assert len(asked) == 1
+    assert "--reason DRAIN_NODE_REASON_PREEMPTION" in asked[0]
+    assert asked[0].endswith(f"--deadline-remaining-seconds {grace - 15}")
+
+
+def test_a_pod_of_a_cluster_that_goes_does_not_wait(tmp_path: Path, head: socket.socket) -> None:
+    port = head.getsockname()[1]
+    assert hand_over(tmp_path, port, "100", drains=False)[0] == 0
+    head.close()
+    (tmp_path / "asked").unlink()
+    code, _, asked = hand_over(tmp_path, port, "100")
+    assert code == 0
+    assert asked == []
+
+
+def test_pods_live_longer_than_streams() -> None:
+    for name in CASES:
+        objects = render(CASES[name])
+        engine = next(item for item in objects.serve["applications"][0]["deployments"] if item["name"] == "engine")
+        for group in objects.cluster["workerGroupSpecs"]:
+            spec = group["template"]["spec"]
+            assert spec["terminationGracePeriodSeconds"] > engine["graceful_shutdown_timeout_s"]

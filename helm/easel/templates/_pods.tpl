@@ -201,11 +201,15 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 11
         failureThreshold: 3
-      # Whoever sends requests here hears that the pod goes, before it does.
+      # A pod that is told to go hands its replicas over first: Serve starts others elsewhere and lets these finish.
       lifecycle:
         preStop:
           exec:
-            command: [sleep, "10"]
+            command:
+              - bash
+              - -c
+              - |
+                {{- include "easel.handOver" . | nindent 16 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         {{- if $keys }}
@@ -231,4 +235,25 @@ spec:
         name: {{ include "easel.fullname" $root }}-scripts
     {{- end }}
     {{- end }}
+{{- end }}
+
+{{/* What a worker does before it ends: waits until nobody is sent here any more, asks Ray to move what is here, and waits
+     until no replica is left and no connection to port 8000 (1F40) is open. Without a head there is nobody to ask, and
+     nothing worth waiting for: the whole cluster goes. */}}
+{{- define "easel.handOver" -}}
+{{- $most := sub (int .pod.terminationGracePeriodSeconds) 15 -}}
+head() { timeout 2 bash -c ": > /dev/tcp/$FQ_RAY_IP/${RAY_PORT:-6379}" 2> /dev/null; }
+busy() {
+  grep -qs "^ray::ServeReplica" /proc/[0-9]*/cmdline ||
+    grep -qsE "^ *[0-9]+: [0-9A-F]+:1F40 [0-9A-F]+:[0-9A-F]+ 01 " /proc/net/tcp /proc/net/tcp6
+}
+end=$((SECONDS + {{ $most }})) missed=0
+sleep 5
+head || exit 0
+timeout 30 ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "The pod is going." \
+  --deadline-remaining-seconds {{ $most }} > /dev/null 2>&1 || exit 0
+while ((SECONDS < end)) && busy; do
+  if head; then missed=0; else ((++missed < 5)) || exit 0; fi
+  sleep 1
+done
 {{- end }}
