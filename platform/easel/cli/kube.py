@@ -204,7 +204,7 @@ def rollout_undo(
             *(("--kube-context", context) if context else ()),
             *(("--kubeconfig", str(kubeconfig)) if kubeconfig else ()),
         ]
-        spec = active_spec(connection, service) if service.pending is not None else None
+        spec = active_spec(connection, service) if undo.needs_spec(service) else None
         plan = undo.plan(service, spec, to_revision, options)
         for sentence in plan.says:
             typer.echo(sentence)

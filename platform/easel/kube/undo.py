@@ -31,6 +31,7 @@ GITOPS = {
 }
 """Labels or annotations by which a controller that follows a Git repository marks what it owns."""
 
+HELM_RELEASE = "meta.helm.sh/release-name"
 TRIES = 10
 
 
@@ -67,7 +68,7 @@ def plan(
         if drops and service.pending
         else ()
     )
-    release = service.annotations.get("meta.helm.sh/release-name")
+    release = service.annotations.get(HELM_RELEASE)
     if release is not None:
         namespace = service.annotations.get("meta.helm.sh/release-namespace", service.namespace)
         wanted = () if revision is None else (str(revision),)
@@ -93,6 +94,11 @@ def plan(
         {"op": "replace", "path": "/spec/rayClusterConfig", "value": restored(service.cluster_config, active_spec)},
     )
     return Plan("patch", (*says, *kept, *dropped), operations=operations, drops_pending=drops)
+
+
+def needs_spec(service: Service) -> bool:
+    """Whether the plan is written from the specification of the cluster that serves: Helm has its own."""
+    return service.pending is not None and HELM_RELEASE not in service.annotations
 
 
 def drops_pending(service: Service) -> bool:
