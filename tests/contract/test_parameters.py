@@ -149,6 +149,16 @@ async def test_completions_say_how_likely_each_token_was() -> None:
         assert (text, tokens, offsets) == (whole.text, whole.logprobs.tokens, whole.logprobs.text_offset)
 
 
+async def test_tokens_that_are_no_character_alone_are_named_by_their_bytes() -> None:
+    async with sdk() as client:
+        told = (await complete(client, prompt="copy: é\n", logprobs=5)).choices[0].logprobs
+        assert all(len(top) == 5 for top in told.top_logprobs), "none hides another"
+        names = {name for top in told.top_logprobs for name in top}
+        assert any(name.startswith("bytes:\\x") for name in names)
+        for name, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+            assert top[name] == value
+
+
 @pytest.mark.parametrize("stop", ["dc", ["zz", "ed"], "gfedcb"])
 async def test_tokens_that_a_stop_string_cuts_off_are_not_told(stop: str | list[str]) -> None:
     async with sdk() as client:

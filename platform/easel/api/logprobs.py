@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from easel.protocol import TokenLogprob
@@ -52,8 +53,10 @@ class LogprobQueue:
         return ready if cut else (*ready, *self._waiting)
 
 
-def for_completion(tokens: Sequence[ChosenToken], show: Callable[[int], str]) -> Json:
-    """The shape of completions. `show`: the text of one token."""
+def for_completion(tokens: Sequence[ChosenToken], show: Callable[[int], str], raw: Callable[[int], bytes]) -> Json:
+    """The shape of completions. `show`: the text of one token; `raw`: its bytes, which name it where they are no
+    character alone, so that no two tokens of a position have one name."""
+    show = partial(_named, show, raw)
     return {
         "tokens": [show(token.token_id) for token in tokens],
         "token_logprobs": [_finite(token.logprob.logprob) for token in tokens],
@@ -76,6 +79,14 @@ def for_chat(tokens: Sequence[ChosenToken], show: Callable[[int], str], raw: Cal
         for token in tokens
     ]
     return {"content": content, "refusal": None}
+
+
+def _named(show: Callable[[int], str], raw: Callable[[int], bytes], token_id: int) -> str:
+    try:
+        raw(token_id).decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw(token_id))
+    return show(token_id)
 
 
 def _finite(value: float) -> float:

@@ -249,4 +249,4 @@ class RequestMaker:
         return for_chat(tokens, self._prompts.token_text, self._prompts.token_bytes)
 
     def _show_in_completion(self, tokens: Sequence[ChosenToken]) -> dict[str, Any]:
-        return for_completion(tokens, self._prompts.token_text)
+        return for_completion(tokens, self._prompts.token_text, self._prompts.token_bytes)
