@@ -331,7 +331,7 @@ class PodMonitors(Block):
 
 
 class Rules(Block):
-    """Recording rules and alerts of ops/alerts."""
+    """Recording rules and alerts that the chart carries in files/alerts: none yet."""
 
     enabled: Switch = None
     """None: where the cluster knows the kind."""
@@ -340,7 +340,7 @@ class Rules(Block):
 
 
 class Dashboards(Block):
-    """Dashboards of ops/dashboards, a ConfigMap each, for Grafana's sidecar."""
+    """Dashboards that the chart carries in files/dashboards, a ConfigMap each, for Grafana's sidecar: none yet."""
 
     enabled: bool = False
     """Make them."""
