@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types unit chart fuzz browser integration ingresses gpu format gen eval train-tiny train-sudoku clean
+.PHONY: help install run test lint types unit chart fuzz browser integration gpu format gen eval train-tiny train-sudoku clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +65,7 @@ fuzz: install ## Property tests with new examples each time, and more of them
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/unit -k 'not kernels'
 
 integration: install ## Tests on a real local Ray cluster, over real HTTP
-	@$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/test_ingresses.py
-
-ingresses: install ## Several ingresses on a real cluster: six more replicas, so in a session of their own
-	@$(BIN)/python -m pytest -q tests/integration/test_ingresses.py
+	@$(BIN)/python -m pytest -q tests/integration
 
 browser: install ## The playground in a headless Chromium, where there is one
 	@$(BIN)/python -m pytest -q tests/browser

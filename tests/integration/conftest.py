@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from easel.rayserve import processes
 from easel.rayserve.local import Local
@@ -98,19 +99,28 @@ def replica_of(local: Local, deployment: str, application: str = "easel") -> psu
     return wait_until(find, f"a process named {title}")[0]
 
 
-def busy_slots(local: Local) -> Callable[[], float]:
-    """Reads the gauge from where Prometheus would: the metrics of the node's agent."""
+def samples(local: Local, name: str, application: str = "easel") -> dict[str, float]:
+    """A metric's value by replica, over its other labels, from where Prometheus would take it: the node's agent."""
+    found: dict[str, float] = {}
+    for port in agent_ports(local):
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            continue  # another of the agent's ports
+        for family in text_string_to_metric_families(answer.text if answer.status_code == 200 else ""):
+            for sample in family.samples:
+                if sample.name == f"ray_{name}" and sample.labels.get("application") == application:
+                    replica = sample.labels["replica"]
+                    found[replica] = found.get(replica, 0.0) + sample.value
+    return found
+
+
+def busy_slots(local: Local, application: str = "easel") -> Callable[[], float]:
+    """Asks how many slots of an application are taken; -1 where nothing is known."""
 
     def busy() -> float:
-        for port in agent_ports(local):
-            try:
-                text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
-            except httpx.TransportError:
-                continue
-            lines = [line for line in text.splitlines() if line.startswith("ray_easel_slots_busy{")]
-            if lines:
-                return max(float(line.split()[-1]) for line in lines)
-        return -1.0
+        known = samples(local, "easel_slots_busy", application)
+        return sum(known.values()) if known else -1.0
 
     return busy
 

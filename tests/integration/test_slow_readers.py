@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,15 @@ import pytest
 from easel.rayserve import processes
 from easel.rayserve.local import Local
 from easel.rayserve.session import REPLICA_PORTS
-from tests.integration.conftest import busy_slots, wait_until
+from tests.integration.conftest import busy_slots, samples, wait_until
 from tests.unit.api.edge import Stream
 from tests.unit.api.replay import replays
-
-# 2026-11-24: since that day "its choices run" is not seen within 60 s when these follow the other files, and memory
-# grows by 21 MB when they run alone. Not found out yet; what they hold is not proven as long as they are left out.
-pytestmark = pytest.mark.skip(reason="fails since 2026-11-24, cause not found yet")
 
 BODY: dict[str, Any] = {"model": "easel", "prompt": "slow", "max_tokens": 3000, "n": 3, "seed": 5, "stream": True}
 BODY |= {"stream_options": {"include_progress": True, "progress_hz": 30}}
 CANVASES = 12
+REPORT_S = 2.0
+"""How often processes tell their metrics: `easel.rayserve.session`."""
 
 
 def haproxy_sends_to_the_ingress(local: Local) -> bool:
@@ -42,29 +43,35 @@ def memory(local: Local) -> int:
     """Bytes that the processes between engine and client hold."""
     total = 0
     for process in processes.members(local.session.mark, local.keeper):
-        name = (process.cmdline() or [""])[0]
-        if name.endswith((":ingress", "ray::ProxyActor")) or "haproxy" in process.name():
-            total += process.memory_info().rss
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            name = (process.cmdline() or [""])[0]
+            if name.endswith((":ingress", "ray::ProxyActor")) or "haproxy" in process.name():
+                total += process.memory_info().rss
     return total
 
 
-def sleeper(local: Local) -> socket.socket:
-    """A client that has asked, and whose kernel takes 4 KB for it."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(60)
-    connection.connect(("127.0.0.1", local.session.ports.api))
-    raw = json.dumps(BODY).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(raw)
-    connection.sendall(head + raw)
-    return connection
+def committed(local: Local) -> float:
+    """Canvases of all answers so far."""
+    return sum(samples(local, "easel_canvases_total").values())
+
+
+@contextlib.contextmanager
+def sleeper(local: Local) -> Iterator[socket.socket]:
+    """A client that has asked, and whose kernel takes 4 KB for it. Gone at the end."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", local.session.ports.api))
+        raw = json.dumps(BODY).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(raw)
+        connection.sendall(head + raw)
+        yield connection
 
 
 def rest(connection: socket.socket) -> Stream:
     raw = b""
-    with connection:
-        while part := connection.recv(1 << 16):
-            raw += part
+    while part := connection.recv(1 << 16):
+        raw += part
     head, _, chunks = raw.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), head
     body = b""
@@ -80,16 +87,20 @@ def test_a_reader_that_does_not_read_skips_states_and_no_canvas(local: Local) ->
     wait_until(lambda: haproxy_sends_to_the_ingress(local), "HAProxy sends to the ingress replica")
     url = local.session.url + "/v1/completions"
     busy = busy_slots(local)
-    before = memory(local)
-    asleep = sleeper(local)
-    wait_until(lambda: busy() >= 3, "its choices run")
-    # Another client is served meanwhile, and the engine goes on to the end of what nobody reads.
-    answer = httpx.post(url, json={"model": "easel", "prompt": "quick", "max_tokens": 8}, timeout=60, trust_env=False)
-    assert answer.status_code == 200
-    wait_until(lambda: busy() == 0, "the engine is through")
-    assert memory(local) - before < 16 * 1024 * 1024
-    slow = rest(asleep)
+    # The first stream of a service costs memory that later ones find there: 21 MB, measured.
     awake = Stream.of(httpx.post(url, json=BODY, timeout=120, trust_env=False).text)
+    wait_until(lambda: busy() == 0, "the engine has nothing to do")
+    before = memory(local)
+    with sleeper(local) as asleep:
+        wait_until(lambda: busy() >= 3, "its choices run")
+        # Another client is served meanwhile, and the engine goes on to the end of what nobody reads.
+        answer = httpx.post(
+            url, json={"model": "easel", "prompt": "quick", "max_tokens": 8}, timeout=60, trust_env=False
+        )
+        assert answer.status_code == 200
+        wait_until(lambda: busy() == 0, "the engine is through")
+        assert memory(local) - before < 16 * 1024 * 1024
+        slow = rest(asleep)
     assert slow.done
     assert awake.done
     told = {}
@@ -103,8 +114,11 @@ def test_a_reader_that_does_not_read_skips_states_and_no_canvas(local: Local) ->
 
 def test_a_reader_that_leaves_without_reading_frees_its_slots(local: Local) -> None:
     busy = busy_slots(local)
-    asleep = sleeper(local)
-    wait_until(lambda: busy() >= 3, "its choices run")
-    asleep.close()
+    wait_until(lambda: busy() == 0, "the engine has nothing to do")
+    before = committed(local)
+    with sleeper(local):
+        wait_until(lambda: busy() >= 3, "its choices run")
     wait_until(lambda: busy() == 0, "its slots are free")
+    time.sleep(2 * REPORT_S)  # what was committed last is told with the next report
+    assert committed(local) - before < 3 * CANVASES, "not because the answers were through"
     assert psutil.pid_exists(local.keeper or 0)

@@ -72,12 +72,17 @@ class Terminal:
             assert time.monotonic() < deadline, f"Ctrl-C did nothing\n{self.text}"
 
     def until(self, what: str) -> str:
-        """What was printed since the last key, once `what` is in it."""
+        """What was printed since the last key, once `what` is in it, on one line or on two."""
         deadline = time.monotonic() + MOST_S
-        while what not in self.text[self._seen :]:
+        while not self._shows(what):
             if time.monotonic() > deadline or not self._read():
                 raise AssertionError(f"never printed: {what}\n{self.text}")
         return self.text[self._seen :]
+
+    def _shows(self, what: str) -> bool:
+        """As it was printed, or with lines joined that were broken for the terminal's width."""
+        new = self.text[self._seen :]
+        return what in new or what in " ".join(new.split())
 
     def wait(self) -> int:
         """Reads to its end; the exit code."""
