@@ -52,6 +52,10 @@ class EngineState(StrEnum):
     STOPPED = "stopped"
 
 
+MOST_BIASED = 300
+"""Tokens whose logits may be changed on one canvas: what the tables of a kernel hold, and OpenAI's API allows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a token is drawn. Neutral values change nothing."""

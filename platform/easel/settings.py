@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from easel.errors import ConfigurationError
+from easel.prefixes import BLOCK_TOKENS
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
 
@@ -85,10 +86,10 @@ class EngineSettings(Settings):
 
     @model_validator(mode="after")
     def _blocks_fill_chunks(self) -> Self:
-        if self.prefix_cache and 256 % self.kv_block_tokens:
+        if self.prefix_cache and BLOCK_TOKENS % self.kv_block_tokens:
             raise ValueError(
-                f"kv_block_tokens ({self.kv_block_tokens}) does not divide 256, as prefix_cache needs it: choose 16, "
-                "32, 64, 128 or 256, or switch prefix_cache off"
+                f"kv_block_tokens ({self.kv_block_tokens}) does not divide {BLOCK_TOKENS}, as prefix_cache needs it: "
+                "choose 16, 32, 64, 128 or 256, or switch prefix_cache off"
             )
         return self
 

@@ -130,6 +130,14 @@ FIGURES = (
 )
 
 
+async def asked(page: Page, body: dict[str, Any]) -> int:
+    """Denoising steps of the answer to a call that the page makes."""
+    whole = json.dumps({name: value for name, value in body.items() if name not in ("stream", "stream_options")})
+    options = f"{{method: 'POST', headers: {{'content-type': 'application/json'}}, body: {json.dumps(whole)}}}"
+    answer = await page.get(f"fetch('/v1/chat/completions', {options}).then(response => response.json())")
+    return int(answer["usage"]["easel"]["denoising_steps"])
+
+
 @pytest.mark.timeout(180)
 async def test_tiers_and_limits_are_chosen_sent_and_shown(sudoku: Visit) -> None:
     async with sudoku() as page:
@@ -145,11 +153,15 @@ async def test_tiers_and_limits_are_chosen_sent_and_shown(sudoku: Visit) -> None
         assert await page.get(chosen) == "fast"
         assert "at most 16 steps a canvas" in await page.text("#tier-says")
         assert await page.get("document.getElementById('max_denoising_steps').placeholder") == "16"
+        await page.fill("#seed", "3")
         await page.click("#solve")
         await page.until(f"{STATUS}.startsWith('Solved')")
         figures = await page.get(FIGURES)
         assert figures["Tier"] == "fast"
-        assert 1 <= int(figures["Denoising steps"]) <= 16
+        # The same call again, as it is copied: the same seed takes the same steps, and another tier takes others.
+        sent = json.loads((await page.text("#code")).split("-d '")[1].removesuffix("'"))
+        steps = {tier: await asked(page, sent | {"easel": {"tier": tier}}) for tier in ("fast", "balanced")}
+        assert int(figures["Denoising steps"]) == steps["fast"] < steps["balanced"]
         assert float(figures["Tokens per forward"]) == round(
             int(figures["Tokens"]) / int(figures["Denoising steps"]), 1
         )

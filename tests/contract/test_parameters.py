@@ -3,6 +3,8 @@ checkpoint: each changes what it says it changes, and nothing else."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +17,7 @@ from easel.api.app import create_app
 from easel.engine.native.engine import NativeEngine
 from easel.protocol import Event, GenerationRequest
 from easel.settings import AppSettings
+from easel.telemetry.names import STEPS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -108,6 +111,54 @@ async def test_penalties_hold_from_canvas_to_canvas() -> None:
             ]
             assert [answer[:16] for answer in answers] == [plain[:16]] * 2
             assert len(set(answers[0])) > len(set(answers[1])), name
+
+
+async def test_streamed_beside_others_is_what_it_is_whole_and_alone() -> None:
+    long = {"max_tokens": 48, "extra_body": {"ignore_eos": True}}
+    wishes: list[dict[str, Any]] = [
+        long | {"presence_penalty": 1.5},
+        long | {"frequency_penalty": -1.0, "logit_bias": {token("a"): 2}},
+        long | {"top_p": 0.7, "temperature": 1.5},
+        {"max_tokens": 48, "extra_body": {"min_tokens": 40, "top_k": 3}},
+    ]
+
+    async def streamed(client: openai.AsyncOpenAI, wish: dict[str, Any]) -> str:
+        return "".join([chunk.choices[0].text async for chunk in await complete(client, stream=True, **wish)])
+
+    async with sdk() as client:
+        alone = [(await complete(client, **wish)).choices[0].text for wish in wishes]
+        assert len(set(alone)) == len(alone)
+        assert await asyncio.gather(*(streamed(client, wish) for wish in wishes)) == alone
+
+
+async def test_a_stop_string_wastes_one_canvas_at_most() -> None:
+    """Counted in the engine: usage is of what was answered."""
+    engine = NativeEngine(SETTINGS.model.folder, SETTINGS.model.engine)
+    await engine.start()
+    assert engine._parts
+    decode = engine._parts.runner.run
+
+    def unhurried(plan: Any) -> Any:
+        time.sleep(0.04)  # so that a canvas takes longer than an event on its way
+        return decode(plan)
+
+    engine._parts.runner.run = unhurried  # type: ignore[method-assign]
+    try:
+        backend = Bare(engine)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(SETTINGS, backend)), base_url="http://easel"
+        ) as http:
+            # Confidence 0: each of thirteen canvases would take all ten steps.
+            easel = {"confidence": 0, "max_denoising_steps": 10}
+            body = WISH | {"max_tokens": 200, "ignore_eos": True, "stop": TEXT[2:5], "easel": easel}
+            answer = (await http.post("/v1/completions", json=body)).json()
+            while engine.stats().sequences:
+                await asyncio.sleep(0.01)
+            assert answer["choices"][0]["text"] == TEXT[:2]
+            assert answer["usage"]["easel"]["denoising_steps"] == 10
+            assert 10 <= engine.stats().counters[STEPS.name] <= 21, "its own canvas, one more, and that one's commit"
+    finally:
+        await engine.stop()
 
 
 async def test_an_answer_ends_no_sooner_than_it_may() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from easel.protocol import TokenLogprob
 
@@ -53,23 +52,39 @@ class LogprobQueue:
         return ready if cut else (*ready, *self._waiting)
 
 
-def for_completion(tokens: Sequence[ChosenToken], show: Callable[[int], str], raw: Callable[[int], bytes]) -> Json:
-    """The shape of completions. `show`: the text of one token; `raw`: its bytes, which name it where they are no
-    character alone, so that no two tokens of a position have one name."""
-    show = partial(_named, show, raw)
+class TokenNames(Protocol):
+    """What single tokens are called: `easel.api.prompt.PromptEncoder`."""
+
+    token_text: Callable[[int], str]
+    token_bytes: Callable[[int], bytes]
+
+
+def for_completion(tokens: Sequence[ChosenToken], names: TokenNames) -> Json:
+    """The shape of completions. A token that is no character alone goes by its bytes, so that no two tokens of a
+    position have one name."""
+
+    def name(token_id: int) -> str:
+        raw = names.token_bytes(token_id)
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        return names.token_text(token_id)
+
     return {
-        "tokens": [show(token.token_id) for token in tokens],
+        "tokens": [name(token.token_id) for token in tokens],
         "token_logprobs": [_finite(token.logprob.logprob) for token in tokens],
-        "top_logprobs": [{show(other): _finite(value) for other, value in token.logprob.top} for token in tokens],
+        "top_logprobs": [{name(other): _finite(value) for other, value in token.logprob.top} for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
 
 
-def for_chat(tokens: Sequence[ChosenToken], show: Callable[[int], str], raw: Callable[[int], bytes]) -> Json:
-    """The shape of chats. `raw`: the bytes of one token, which alone need not be a character."""
+def for_chat(tokens: Sequence[ChosenToken], names: TokenNames) -> Json:
+    """The shape of chats."""
 
     def one(token_id: int, value: float) -> Json:
-        return {"token": show(token_id), "logprob": _finite(value), "bytes": list(raw(token_id))}
+        raw = list(names.token_bytes(token_id))
+        return {"token": names.token_text(token_id), "logprob": _finite(value), "bytes": raw}
 
     content = [
         {
@@ -79,14 +94,6 @@ def for_chat(tokens: Sequence[ChosenToken], show: Callable[[int], str], raw: Cal
         for token in tokens
     ]
     return {"content": content, "refusal": None}
-
-
-def _named(show: Callable[[int], str], raw: Callable[[int], bytes], token_id: int) -> str:
-    try:
-        raw(token_id).decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw(token_id))
-    return show(token_id)
 
 
 def _finite(value: float) -> float:

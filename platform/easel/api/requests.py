@@ -7,13 +7,11 @@ Refuses to know: JSON, HTTP, who runs a request.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
-from easel.api.logprobs import ChosenToken, for_chat, for_completion
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
 from easel.api.sampling_fields import sampling
@@ -26,9 +24,6 @@ COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for completions."""
 PROGRESS_HZ = 10.0
 """States of a canvas a second where progress is wanted and no rate is given, or what the settings allow if less."""
-
-
-ShowLogprobs = Callable[[Sequence[ChosenToken]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +50,6 @@ class ApiRequest:
     stream: bool
     wants_usage: bool
     """At the end of the stream."""
-    show_logprobs: ShowLogprobs
-    """Makes their JSON of tokens, as this route has it."""
     echoes: tuple[str, ...] = ()
     """What each choice's text begins with; empty: nothing."""
 
@@ -242,11 +235,4 @@ class RequestMaker:
             stops=body.stops,
             stream=bool(body.stream),
             wants_usage=body.wants_usage,
-            show_logprobs=self._show_in_chat if prefix == "chatcmpl-" else self._show_in_completion,
         )
-
-    def _show_in_chat(self, tokens: Sequence[ChosenToken]) -> dict[str, Any]:
-        return for_chat(tokens, self._prompts.token_text, self._prompts.token_bytes)
-
-    def _show_in_completion(self, tokens: Sequence[ChosenToken]) -> dict[str, Any]:
-        return for_completion(tokens, self._prompts.token_text, self._prompts.token_bytes)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easel.api.choices import Delta, Outcome
-from easel.api.logprobs import ChosenToken
+from easel.api.logprobs import ChosenToken, TokenNames, for_chat, for_completion
 from easel.api.model_card import ModelCard
 from easel.api.progress import Revision
 from easel.api.requests import ApiRequest
@@ -29,7 +29,11 @@ Json = dict[str, Any]
 
 
 def whole(
-    call: ApiRequest, texts: Sequence[str], outcomes: Sequence[Outcome], tokens: Sequence[Sequence[ChosenToken]] = ()
+    call: ApiRequest,
+    names: TokenNames,
+    texts: Sequence[str],
+    outcomes: Sequence[Outcome],
+    tokens: Sequence[Sequence[ChosenToken]],
 ) -> Json:
     """The answer in one piece. `tokens`: of each choice, where log-probabilities are wanted."""
     choices = []
@@ -37,8 +41,7 @@ def whole(
         content: Json = (
             {"message": {"role": "assistant", "content": text, "refusal": None}} if call.chat else {"text": text}
         )
-        logprobs = call.show_logprobs(tokens[index]) if call.wants_logprobs else None
-        choices.append({"index": index, **content, **_end(outcome), "logprobs": logprobs})
+        choices.append({"index": index, **content, **_end(outcome), "logprobs": _logprobs(call, names, tokens[index])})
     return {
         **_head(call, "chat.completion" if call.chat else "text_completion"),
         "choices": choices,
@@ -46,7 +49,7 @@ def whole(
     }
 
 
-def chunk(call: ApiRequest, delta: Delta, first: bool) -> Json | None:
+def chunk(call: ApiRequest, names: TokenNames, delta: Delta, first: bool) -> Json | None:
     """One event of a stream; None for a delta that a client need not see. `first`: of its choice."""
     content: Json
     if call.chat:
@@ -59,8 +62,8 @@ def chunk(call: ApiRequest, delta: Delta, first: bool) -> Json | None:
     if not (delta.text or delta.outcome or delta.logprobs or (first and call.chat)):
         return None
     end: Json = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
-    if call.wants_logprobs and delta.logprobs:
-        end["logprobs"] = call.show_logprobs(delta.logprobs)
+    if delta.logprobs:
+        end["logprobs"] = _logprobs(call, names, delta.logprobs)
     return {**_chunk_head(call), "choices": [{"index": delta.index, **content, **end}], **_no_usage(call)}
 
 
@@ -152,6 +155,13 @@ def _chunk_head(call: ApiRequest) -> Json:
 def _no_usage(call: ApiRequest) -> Json:
     """Where usage is to come, OpenAI's other chunks carry a null."""
     return {"usage": None} if call.wants_usage else {}
+
+
+def _logprobs(call: ApiRequest, names: TokenNames, tokens: Sequence[ChosenToken]) -> Json | None:
+    """In the shape of the call's route; None where they are not wanted."""
+    if not call.wants_logprobs:
+        return None
+    return for_chat(tokens, names) if call.chat else for_completion(tokens, names)
 
 
 def _end(outcome: Outcome) -> Json:

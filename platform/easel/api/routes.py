@@ -179,7 +179,7 @@ class Routes:
                     outcomes[delta.index] = delta.outcome
         finally:
             await choices.close()
-        return responses.whole(call, texts, [outcomes[index] for index in range(len(texts))], tokens)
+        return responses.whole(call, self._prompts, texts, [outcomes[index] for index in range(len(texts))], tokens)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
         """With the first event in hand, failing before it is over: what comes before gets a status of its own."""
@@ -206,7 +206,7 @@ class Routes:
                     revision = told[delta.index].revision(delta)
                     if revision is not None:
                         yield sse.event(responses.progress_chunk(call, delta.index, revision))
-                    part = responses.chunk(call, delta, first=delta.index not in begun)
+                    part = responses.chunk(call, self._prompts, delta, first=delta.index not in begun)
                     begun.add(delta.index)
                     if delta.outcome is not None:
                         outcomes[delta.index] = delta.outcome

@@ -15,11 +15,9 @@ from pydantic import Field
 
 from easel.api.easel_options import Body
 from easel.errors import InvalidRequest
-from easel.protocol import Sampling
+from easel.protocol import MOST_BIASED, Sampling
 
 INT64 = 2**63
-MOST_BIASES = 300
-"""Entries of `logit_bias`, as in OpenAI's API: what the tables of the kernels hold."""
 MOST_COMPLETION_LOGPROBS = 5
 MOST_CHAT_LOGPROBS = 20
 LEAST_TOP_P = 1e-9
@@ -43,7 +41,7 @@ class SamplingBody(Body):
     """Draws come from so many of the likeliest tokens. 0, -1 and by default: from all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draws come from tokens at least this times as likely as the likeliest; 0 by default."""
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASED)] | None = None
     """Added to the logits of tokens, by token id: -100 bans a token, 100 forces it."""
     presence_penalty: Penalty | None = None
     """Taken from the logits of tokens that are in the answer's earlier canvases; 0 by default."""

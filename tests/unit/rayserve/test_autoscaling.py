@@ -125,15 +125,18 @@ def test_a_hanging_actor_holds_up_nobody(actor: Actor) -> None:
 
 
 def test_its_thread_ends_with_it(actor: Actor) -> None:
-    before = threading.active_count()
+    # Compared one by one: threads of earlier tests may end while this one counts.
+    before = set(threading.enumerate())
     policies = [WorkPolicy() for _ in range(5)]
     for policy in policies:
         policy(context())
-    assert threading.active_count() == before + 5
+    own = set(threading.enumerate()) - before
+    assert len(own) == 5
     del policy, policies
     gc.collect()
-    while threading.active_count() > before:
-        time.sleep(0.005)
+    for thread in own:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def test_what_it_remembers_goes_on_in_the_next_one(actor: Actor) -> None:

@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from easel.protocol import Sampling
-
-MOST_BIASED = 300
-"""Tokens with a bias on one canvas: what the kernels' tables hold. A request's own biases all count; of the penalised
-tokens the most penalised, and of equals those with the lower id."""
+from easel.protocol import MOST_BIASED, Sampling
 
 Biases = tuple[tuple[int, float], ...]
 
 
 def biases(sampling: Sampling, committed: Iterable[int]) -> Biases:
-    """(token, added to its logit) for a canvas that follows these tokens of the answer."""
+    """(token, added to its logit) for a canvas that follows these tokens of the answer: at most `MOST_BIASED`.
+
+    The request's own biases all count; of the penalised tokens the most penalised, and of equals those with the lower
+    id.
+    """
     if not sampling.presence_penalty and not sampling.frequency_penalty:
         return sampling.logit_bias
     found: dict[int, float] = {}

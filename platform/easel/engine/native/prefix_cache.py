@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from easel.engine.native.kv_cache import BlockPool, KvCache, SequenceKv
 from easel.prefixes import BLOCK_TOKENS
@@ -49,6 +50,8 @@ class PrefixCache:
         """The one used longest ago first. What comes earlier in a prefix comes later here."""
         self._in_window: OrderedDict[int, None] = OrderedDict()
         """Those that have their sliding blocks, the one whose were used longest ago first."""
+        self._digest: tuple[int, ...] | None = ()
+        """What `digest` said last; None: it has changed since."""
         self.asked = 0
         """Tokens of prompts that were looked up, whole chunks only."""
         self.found = 0
@@ -60,8 +63,9 @@ class PrefixCache:
     @property
     def digest(self) -> tuple[int, ...]:
         """Hashes of the chunks used last."""
-        newest = reversed(self._chunks)
-        return tuple(one for one, _ in zip(newest, range(MOST_TOLD), strict=False))
+        if self._digest is None:  # asked at every step, changed by few
+            self._digest = tuple(islice(reversed(self._chunks), MOST_TOLD))
+        return self._digest
 
     def adopt(self, kv: SequenceKv, prompt: Sequence[int], hashes: Sequence[int], encoded: int) -> int:
         """Let a sequence that holds its first `encoded` tokens have as many more as there are. Returns how many tokens
@@ -157,6 +161,7 @@ class PrefixCache:
 
     def _use(self, hashes: Sequence[int], tokens: int) -> None:
         """These chunks were used just now, and the window that ends at `tokens`."""
+        self._digest = None
         for key in reversed(hashes):
             if key in self._chunks:
                 self._chunks.move_to_end(key)
@@ -176,6 +181,7 @@ class PrefixCache:
 
     def _forget(self, key: int) -> None:
         chunk = self._chunks.pop(key)
+        self._digest = None
         for block in chunk.full:
             self._kv.full.drop(block)
         for block in chunk.sliding or ():

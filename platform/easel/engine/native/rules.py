@@ -12,10 +12,9 @@ from typing import TypeVar
 
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.kv_cache import KvCache
-from easel.engine.native.penalties import MOST_BIASED
 from easel.engine.native.sequence import Rules, Sequence
 from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from easel.protocol import GenerationRequest
+from easel.protocol import MOST_BIASED, GenerationRequest
 
 SUPPORTS = frozenset(
     {

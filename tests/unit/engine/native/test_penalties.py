@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from easel.engine.native.penalties import MOST_BIASED, biases
-from easel.protocol import Sampling
+from easel.engine.native.penalties import biases
+from easel.protocol import MOST_BIASED, Sampling
 
 
 def test_without_penalties_a_requests_own_biases_are_all() -> None:

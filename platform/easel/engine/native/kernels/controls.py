@@ -14,10 +14,10 @@ import triton.language as tl
 
 from easel.engine.native.noise import MASK, DrawKey
 from easel.engine.native.sampler import Choice
+from easel.protocol import MOST_BIASED
 
 CANVAS = 256
 """Positions of a canvas; shorter ones use the first `length` of them."""
-MOST_BIASED = 300
 MOST_SPREAD = 151.0
 """Most that 2 * softcap / T_n may be: beyond, the masses of a position's tokens do not fit their range (see `head`)."""
 MOST_STOPS = 64

@@ -20,7 +20,8 @@ import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from easel.engine.native.kernels import head, narrowing, sampling, soft_embedding
-from easel.engine.native.kernels.controls import CANVAS, MOST_BIASED, MOST_STOPS, Controls
+from easel.engine.native.kernels.controls import CANVAS, MOST_STOPS, Controls
+from easel.protocol import MOST_BIASED
 
 BEST: int = narrowing.BEST.value
 
