@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -27,6 +28,27 @@ AUTOSCALING = {"min_replicas": 0, "max_replicas": 2, "target_s": 1.0, "down_dela
 def ask(local: Local, prompt: str, max_tokens: int = 8, path: str = PATH) -> httpx.Response:
     body = {"model": "easel", "prompt": prompt, "max_tokens": max_tokens}
     return httpx.post(f"{local.session.url}{path}/v1/completions", json=body, timeout=90, trust_env=False)
+
+
+@contextmanager
+def asking(local: Local, clients: int, prompt: str, max_tokens: int = 500) -> Iterator[list[int]]:
+    """So many clients, each asking again as soon as it is answered. The list: status of every answer."""
+    stop, statuses = threading.Event(), []
+
+    def keep_asking(client: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            statuses.append(ask(local, f"{prompt} {client} {number}", max_tokens).status_code)
+
+    with ThreadPoolExecutor(clients) as pool:
+        asked = [pool.submit(keep_asking, client) for client in range(clients)]
+        try:
+            yield statuses
+        finally:
+            stop.set()
+        for client in asked:
+            client.result(90)
 
 
 class Scaled:
@@ -54,6 +76,13 @@ class Scaled:
         replicas = found.get("engine", {}).get("replicas", [])
         return sorted(replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING")
 
+    def settled(self, count: int) -> list[str]:
+        """Their names once there are so many, with none starting or stopping; until then an empty list."""
+        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
+        if found["target_num_replicas"] != count or len(found["replicas"]) != count:
+            return []
+        return self.engines() if all(replica["state"] == "RUNNING" for replica in found["replicas"]) else []
+
     def target(self) -> int:
         found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
         return int(found["target_num_replicas"])
@@ -80,56 +109,41 @@ def test_from_none_to_two_and_back_to_none_with_requests_held(local: Local, scal
 
 def test_bounds_and_targets_change_without_a_new_replica(local: Local, scaled: Scaled) -> None:
     scaled.deploy(min_replicas=1)
-    [first] = wait_until(scaled.engines, "one runs, with nothing to do")
+    [first] = wait_until(lambda: scaled.settled(1), "one runs, with nothing to do")
     scaled.deploy(min_replicas=1, target_s=3.0, mode="queue_depth", down_delay_s=2.0)
     scaled.deploy(min_replicas=2)
-    both = wait_until(lambda: len(scaled.engines()) == 2 and scaled.engines(), "a second one runs")
+    both = wait_until(lambda: scaled.settled(2), "a second one runs")
     assert first in both
     scaled.deploy(min_replicas=1, max_replicas=1)
-    [left] = wait_until(lambda: len(scaled.engines()) == 1 and scaled.engines(), "one is gone")
+    [left] = wait_until(lambda: scaled.settled(1), "one is gone")
     assert left in both
 
 
 def test_the_actor_and_the_controller_may_die(local: Local, scaled: Scaled) -> None:
     """Replicas stay, requests are answered, and scaling goes on."""
     scaled.deploy(min_replicas=1)
-    wait_until(lambda: len(scaled.engines()) == 1, "one replica runs")
+    # Settled: Serve takes a replica that its dead controller was stopping for one that failed to start.
+    wait_until(lambda: scaled.settled(1), "one replica runs")
     for title in ("ray::WorkLedger", "ray::ServeController"):
         found = [p for p in processes.members(local.session.mark, local.keeper) if _title(p).startswith(title)]
         assert found, title
         for process in found:
             process.kill()
         assert ask(local, "quick").status_code == 200
-    with ThreadPoolExecutor(24) as pool:
-        answers = [pool.submit(ask, local, f"slow, later {i}", 500) for i in range(24)]
-        wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work")
-        assert [answer.result(90).status_code for answer in answers] == [200] * 24
+    # As much work as at first, until it has its effect: how long a controller takes to come back is Ray's affair.
+    with asking(local, 24, "slow") as statuses:
+        wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work", 120)
+    assert set(statuses) == {200}
 
 
 def test_a_rolling_update_under_load_fails_nobody(local: Local, scaled: Scaled) -> None:
     scaled.deploy(min_replicas=2)
-    before = wait_until(lambda: len(scaled.engines()) == 2 and scaled.engines(), "two replicas run")
-    stop, statuses = threading.Event(), []
-
-    def keep_asking(client: int) -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            statuses.append(ask(local, f"client {client} asks {number}", 300).status_code)
-
-    with ThreadPoolExecutor(SLOTS) as pool:
-        clients = [pool.submit(keep_asking, client) for client in range(SLOTS)]
+    before = wait_until(lambda: scaled.settled(2), "two replicas run")
+    with asking(local, SLOTS, "client", 300) as statuses:
         # Another command line for the engine: a restart of it and nothing else.
         scaled.engine["ray_actor_options"] = {"num_cpus": 0.001}
         scaled.deploy(min_replicas=2)
-        try:
-            wait_until(
-                lambda: len(scaled.engines()) == 2 and not set(before) & set(scaled.engines()), "all are new", 90
-            )
-        finally:
-            stop.set()
-        for client in clients:
-            client.result(60)
+        wait_until(lambda: len(scaled.engines()) == 2 and not set(before) & set(scaled.engines()), "all are new", 90)
     assert len(statuses) > 10
     assert set(statuses) == {200}
 
