@@ -17,6 +17,10 @@ def make_engine(model: ModelSettings) -> Engine:
             step_s=settings.fake_step_ms / 1000,
             step_s_per_canvas=settings.fake_step_ms_per_canvas / 1000,
         )
+    if settings.kind == "reference":
+        from easel.engine.reference.engine import ReferenceEngine
+
+        return ReferenceEngine(model.folder, settings)
     from easel.engine.native.engine import NativeEngine
 
     return NativeEngine(model.folder, settings)
