@@ -91,7 +91,7 @@ TABLE: Mapping[str, Row] = {
         WORKS,
     ),
     "pinned": _row(refuses(_NO_PINS), refuses("vLLM takes pins for one canvas alone"), refuses("answers are scripted")),
-    "max_steps": _row(WORKS, means("at most the checkpoint's own number"), WORKS),
+    "max_steps": _row(WORKS, means("cuts the checkpoint's schedule short: the temperature falls over the checkpoint's own number of steps"), WORKS),
     "entropy_bound": _row(means("above 0 only, as transformers has it"), refuses(_WHOLE_SERVER), _SCRIPTED),
     "stability": _row(WORKS, refuses(_WHOLE_SERVER), _SCRIPTED),
     "confidence": _row(WORKS, refuses(_WHOLE_SERVER), _SCRIPTED),

@@ -1,4 +1,5 @@
-"""Makes the engine that the settings name. Imports it only then: a fake engine needs no torch."""
+"""Makes the engine that the settings name. Imports it only then: a fake engine needs no torch, a native one neither
+transformers nor vLLM."""
 
 from __future__ import annotations
 
@@ -21,6 +22,10 @@ def make_engine(model: ModelSettings) -> Engine:
         from easel.engine.reference.engine import ReferenceEngine
 
         return ReferenceEngine(model.folder, settings)
+    if settings.kind == "vllm":
+        from easel.engine.vllm.engine import VllmEngine
+
+        return VllmEngine(model.folder, settings)
     from easel.engine.native.engine import NativeEngine
 
     return NativeEngine(model.folder, settings)
