@@ -47,6 +47,7 @@ _SCHEDULE_ONLY = "transformers draws from the checkpoint's schedule and nothing 
 _NO_PINS = "transformers' generate cannot hold a position"
 _WHOLE_SERVER = "vLLM reads it from the checkpoint, once for the whole server"
 _VLLM_REFUSES = "vLLM answers 400 for diffusion models"
+_SHORT_SCHEDULE = means("cuts the schedule short: the temperature falls over the checkpoint's own number of steps")
 _OWN_LENGTH = means("the checkpoint's own number only")
 _SCRIPTED = means("taken, and changes nothing: answers are scripted")
 _REMASKED = means("of draws and of what is committed: vLLM masks the logits of each step")
@@ -91,7 +92,7 @@ TABLE: Mapping[str, Row] = {
         WORKS,
     ),
     "pinned": _row(refuses(_NO_PINS), refuses("vLLM takes pins for one canvas alone"), refuses("answers are scripted")),
-    "max_steps": _row(WORKS, means("cuts the checkpoint's schedule short: the temperature falls over the checkpoint's own number of steps"), WORKS),
+    "max_steps": _row(WORKS, _SHORT_SCHEDULE, WORKS),
     "entropy_bound": _row(means("above 0 only, as transformers has it"), refuses(_WHOLE_SERVER), _SCRIPTED),
     "stability": _row(WORKS, refuses(_WHOLE_SERVER), _SCRIPTED),
     "confidence": _row(WORKS, refuses(_WHOLE_SERVER), _SCRIPTED),

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from easel.capabilities import supports
+from easel.capabilities import ensure_supported, supports
 from easel.engine.native.assembly import Parts, assemble
 from easel.engine.native.loop import FAILED_MESSAGE, STOPPED_MESSAGE, Add, Cancel, Order, StepLoop, Stop
 from easel.engine.native.mailbox import Mailbox
@@ -68,6 +68,7 @@ class NativeEngine:
         parts = self._accepting()
         if request.id in self._mailboxes:
             raise InvalidRequest(f"id: {request.id!r} is in flight already", param="id")
+        ensure_supported(request, "native")
         self._arrivals += 1
         scheduler = parts.scheduler  # read for its limits and sizes alone: the rest is the other thread's
         sequence = parts.rules.sequence(
