@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from easel.capabilities import ensure_supported, supports
-from easel.errors import Draining, EaselError, EngineFailed, EngineStopped, NotReady, UnsupportedParameter
+from easel.errors import (
+    DeadlineExceeded,
+    Draining,
+    EaselError,
+    EngineFailed,
+    EngineStopped,
+    NotReady,
+    UnsupportedParameter,
+)
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
@@ -240,8 +248,10 @@ class FakeEngine:
             while self._waiting and len(self._seated) < self._slots:
                 sequence = self._waiting.pop(0)
                 self._seated.append(sequence)
-                now = time.time()
+                now, deadline = time.time(), sequence.request.denoising.deadline_at
                 sequence.events.put_nowait(Started(at=now, waited_s=now - sequence.arrived))
+                if deadline is not None and now >= deadline:
+                    self._fail(sequence, DeadlineExceeded("The deadline came before the first denoising step."))
             if not self._seated:
                 self._wake.clear()
                 await self._wake.wait()

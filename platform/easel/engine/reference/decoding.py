@@ -21,7 +21,7 @@ import torch
 from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.sampler import Choice, accept, constrain, logprobs
 from easel.engine.native.sequence import Sequence, StepResult
-from easel.errors import EaselError
+from easel.errors import DeadlineExceeded, EaselError
 from easel.protocol import CanvasCommitted, CanvasStop, Event, FinishReason, GenerationRequest, Started, TokenLogprob
 
 CHOICE_STRIDE = 0x9E3779B97F4A7C15
@@ -73,7 +73,7 @@ def decode(
     """Run the request to its end: why it ended, and the stop token if that was why.
 
     `send` gets every event but the last; `interruption` is asked between steps; `stepped` hears each step's seconds.
-    Raises the `EaselError` of an interruption that has one.
+    Raises the `EaselError` of an interruption that has one, and `DeadlineExceeded` where not one step fits.
     """
     from transformers import LogitsProcessorList
 
@@ -88,6 +88,8 @@ def decode(
         torch.manual_seed(torch_seed(sequence.request))
         try:
             watch.look()
+            if time.time() >= sequence.rules.bounded_at:
+                raise DeadlineExceeded("The deadline came before the first denoising step.")
             watch.step_began = time.time()
             model.generate(
                 prompt, logits_processor=LogitsProcessorList([watch]), streamer=watch, **generate_options(sequence)
@@ -191,6 +193,8 @@ class _Watch:
         if cut.finish is not None:
             self.stop_token = cut.stop_token
             raise Interrupted(cut.finish)
+        if time.time() + self.step_s > sequence.rules.bounded_at:  # no step of another canvas fits
+            raise Interrupted("deadline")
         self.look()
         sequence.wrote(sequence.rules.canvas_length)
 

@@ -22,7 +22,7 @@ from easel.engine.native.sequence import Rules
 from easel.engine.vllm.interface import Interface, load_interface
 from easel.engine.vllm.seats import Seats
 from easel.engine.vllm.translation import EXPECTED_STEPS, Canvases, engine_args, sampling_fields
-from easel.errors import Draining, EaselError, EngineFailed, EngineStopped, InvalidRequest, NotReady
+from easel.errors import DeadlineExceeded, Draining, EaselError, EngineFailed, EngineStopped, InvalidRequest, NotReady
 from easel.protocol import (
     EngineLimits,
     EngineState,
@@ -251,6 +251,10 @@ class VllmEngine:
         if canvases.reason is not None:
             return Finished(canvases.reason, canvases.usage(), canvases.stop_token)
         by = running.ended_by.result()
+        if by == "deadline" and not canvases.canvases:
+            by = DeadlineExceeded(
+                "The deadline came before the first canvas, and vLLM gives out none that is unfinished."
+            )
         if isinstance(by, EaselError):
             return Failed(by.code, by.message, by.retryable, by.param)
         return Finished(by, canvases.usage())

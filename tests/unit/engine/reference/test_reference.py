@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from easel.engine.factory import make_engine
+from easel.engine.reference import decoding
 from easel.engine.reference.decoding import torch_seed
 from easel.engine.reference.engine import ReferenceEngine
 from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, InvalidRequest, NotReady
@@ -187,13 +189,36 @@ async def test_biases_penalties_and_min_tokens_hold(engine: ReferenceEngine) -> 
     assert _tokens(stopped) == [BYTE + ord("a"), BYTE + ord("b")]
 
 
-async def test_a_deadline_commits_the_best_so_far(engine: ReferenceEngine) -> None:
-    events = await _events(engine, _request(ignore_eos=True, denoising=Denoising(deadline_at=1.0)))
+class _Clock:
+    """The real time, and hours later once it is told."""
+
+    late = False
+
+    def time(self) -> float:
+        return time.time() + 7200 * self.late
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+async def test_a_deadline_commits_the_best_so_far(
+    engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    clock, done = _Clock(), 0
+
+    def stepped(sequence: Any, seconds: float) -> None:
+        nonlocal done
+        done += 1
+        clock.late = done >= steps
+
+    monkeypatch.setattr(decoding, "time", clock)
+    monkeypatch.setattr(engine, "_stepped", stepped)
+    wish = Denoising(deadline_at=time.time() + 3600, max_steps=4, confidence=0.0)
+    events = await _events(engine, _request(ignore_eos=True, denoising=wish))
     assert [(event.steps, event.stop) for event in events if isinstance(event, CanvasCommitted)] == [
-        (1, CanvasStop.DEADLINE)
+        (steps, CanvasStop.DEADLINE)
     ]
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "deadline"
+    assert len(_tokens(events)) == 16
 
 
 async def test_priority_then_arrival_and_cancelling_whoever_waits(engine: ReferenceEngine) -> None:

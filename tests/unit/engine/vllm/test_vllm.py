@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -161,11 +162,21 @@ async def test_a_deadline_ends_with_the_canvases_that_there_are() -> None:
         soon = Denoising(deadline_at=1.0)
         for _ in range(3):
             events = await _events(engine, _request(denoising=soon))
-            assert isinstance(events[-1], Finished)
-            assert events[-1].reason == "deadline"
-            assert not _committed(events)
+            assert isinstance(events[-1], Failed)
+            assert events[-1].code == "deadline_exceeded", "nothing came, so there is nothing to answer"
         assert not llm().active
         assert engine.stats().sequences == 0
+        llm().hold.set()
+        stream = engine.generate(_request(denoising=Denoising(deadline_at=time.time() + 3600)))
+        events = []
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, CanvasCommitted) and event.canvas == 0:
+                llm().hold.clear()
+                engine._running["a"].end("deadline")
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].usage.completion_tokens) == ("deadline", len(_committed(events)) * 16)
+    assert 1 <= len(_committed(events)) <= 2
 
 
 @pytest.mark.parametrize("how", ["cancel", "close", "task"])
@@ -210,7 +221,7 @@ async def test_cancelling_what_waits_never_reaches_vllm() -> None:
             await asyncio.sleep(0.001)
         assert engine.cancel("second")
         assert isinstance((await second)[-1], Finished)
-        assert [type(event) for event in await third] == [Finished]
+        assert [type(event) for event in await third] == [Failed]
         hold.set()
         assert len(_committed(await first)) == 3
         assert len(llm().params) == 1
