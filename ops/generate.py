@@ -28,6 +28,7 @@ if str(ROOT) not in sys.path:  # run as a script, from wherever
 from ops.chart.carried import carried  # noqa: E402
 from ops.chart.pages import readme, values_yaml  # noqa: E402
 from ops.chart.schema import schema  # noqa: E402
+from ops.engines_page import engines_page  # noqa: E402
 
 
 def header(title: str, source: str) -> list[str]:
@@ -163,6 +164,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
     "docs/errors.md": errors,
+    "docs/engines.md": engines_page,
     "deployments/local/serve.yaml": local_serve_config,
     "helm/easel/values.yaml": values_yaml,
     "helm/easel/values.schema.json": schema,

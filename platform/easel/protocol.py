@@ -40,6 +40,8 @@ class CanvasStop(StrEnum):
     """The most denoising steps allowed were used."""
     DEADLINE = "deadline"
     """The request's deadline came: the best canvas so far was taken."""
+    UNKNOWN = "unknown"
+    """The engine does not say."""
 
 
 class EngineState(StrEnum):
@@ -166,6 +168,7 @@ class Usage:
     completion_tokens: int = 0
     canvases: int = 0
     denoising_steps: int = 0
+    """0 with canvases: the engine does not say, and `work` is what they usually take."""
     work: float = 0.0
     """Units of work: see `GROUP_ROWS`."""
 
@@ -209,6 +212,7 @@ class CanvasCommitted:
     token_ids: tuple[int, ...]
     """Cut before the first stop token and at max_tokens; may be empty on a last canvas."""
     steps: int
+    """Denoising steps. 0: the engine does not say."""
     stop: CanvasStop
     started_at: float
     """When its first denoising step began."""

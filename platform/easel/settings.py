@@ -51,8 +51,10 @@ class Settings(BaseModel):
 class EngineSettings(Settings):
     """What decodes, in each replica."""
 
-    kind: Literal["native", "fake"] = "native"
-    """`native` is Easel's own; `fake` decodes nothing: it keeps time, for tests of router and load. Restart."""
+    kind: Literal["native", "reference", "vllm", "fake"] = "native"
+    """`native` is Easel's own; `reference` is transformers', slow and one request at a time, to check answers against;
+    `vllm` is vLLM's; `fake` decodes nothing: it keeps time, for tests of router and load. docs/engines.md says what
+    each can do. Restart."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live. `auto` takes a GPU where there is one. Restart."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -177,6 +179,9 @@ class ApiSettings(Settings):
     canvas for a dead connection. Restart."""
     max_progress_hz: float = Field(30.0, ge=0.1, le=1000.0)
     """Most `stream_options.progress_hz` of a request: states of the canvas a second, for each choice. Restart."""
+    unsupported: Literal["refuse", "report"] = "refuse"
+    """What happens to a parameter that the engine cannot honour: `refuse` answers 400 and names engine and parameter;
+    `report` serves without it, and the answer's `easel.unsupported` lists it. Restart."""
     request_timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
     """Seconds after which the engine commits its best for a request that is still running. Restart."""
 

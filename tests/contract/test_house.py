@@ -67,10 +67,14 @@ def test_what_the_project_asks_for_is_pinned() -> None:
     """CI installs the same versions as every developer: each direct dependency has its line in constraints.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["serve"], *extras["dev"]]
-    names = {item.split("[")[0].split(">")[0].split("=")[0].strip().lower() for item in asked}
-    pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    assert names <= pins, names - pins
+    base = [*project["dependencies"], *extras["serve"]]
+    for file, asked in {
+        "constraints.txt": [*base, *extras["dev"], *extras["reference"]],
+        "constraints-vllm.txt": [*base, *extras["vllm"]],
+    }.items():
+        names = {item.split("[")[0].split(">")[0].split("=")[0].strip().lower() for item in asked}
+        pins = {line.split("==")[0].lower() for line in (ROOT / file).read_text().splitlines() if "==" in line}
+        assert names <= pins, (file, names - pins)
 
 
 def test_every_metric_in_the_table_is_emitted_somewhere() -> None:

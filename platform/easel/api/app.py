@@ -15,6 +15,7 @@ from easel import __version__
 from easel.api.backend import Backend
 from easel.api.callers import LIMIT_HEADERS, Callers, KeyCheck, Limits
 from easel.api.failures import add_handlers
+from easel.api.fitting import check_default_tier
 from easel.api.keys import Changed, KeyStore
 from easel.api.middleware import BodyLimit, RequestLog
 from easel.api.model_card import read_model_card
@@ -40,6 +41,7 @@ def create_app(
     wrong: nothing is served by halves.
     """
     card = read_model_card(settings.model_key, settings.model)
+    check_default_tier(card)
     prompts = read_prompt_encoder(card, settings.model.folder)
     # In the order a request passes them: every answer has an id and a log line, refusals have CORS headers too.
     middleware = [Middleware(RequestLog, recorder=recorder)]

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from easel import __version__
+from easel.capabilities import EngineKind
 from easel.errors import ConfigurationError
 from easel.settings import ModelSettings
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, Tier
@@ -54,6 +55,8 @@ class ModelCard:
     most_steps: int = 48
     """Denoising steps of a canvas that a request may ask for: the settings' bound, otherwise the checkpoint's own
     number or that of the tier with the most."""
+    engine: EngineKind = "native"
+    """What decodes: it may not be able to do all that a request asks for."""
 
     @property
     def name(self) -> str:
@@ -104,6 +107,7 @@ def read_model_card(key: str, settings: ModelSettings) -> ModelCard:
         own=own,
         most_steps=settings.engine.max_denoising_steps
         or max(tier.max_denoising_steps or 1 for tier in (own, *settings.tiers.values())),
+        engine=settings.engine.kind,
     )
 
 

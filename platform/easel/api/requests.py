@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
+from easel.api.fitting import fitted
 from easel.api.model_card import ModelCard
 from easel.api.prompt import PromptEncoder
 from easel.api.sampling_fields import sampling
@@ -52,6 +53,8 @@ class ApiRequest:
     """At the end of the stream."""
     echoes: tuple[str, ...] = ()
     """What each choice's text begins with; empty: nothing."""
+    unsupported: tuple[str, ...] = ()
+    """Parameters that the engine cannot honour and that were left out, where the settings have it so."""
 
     @property
     def wants_logprobs(self) -> bool:
@@ -200,28 +203,29 @@ class RequestMaker:
         deadline_s = longest if wishes.deadline_ms is None else min(wishes.deadline_ms / 1000, longest)
         how = manner(self._card, wishes, body.service_tier, now + deadline_s, max_priority)
         choices: list[GenerationRequest] = []
+        left_out: tuple[str, ...] = ()
         for prompt, limit in zip(prompts, limits, strict=True):
             for choice in range(body.n or 1):
-                choices.append(
-                    GenerationRequest(
-                        id=f"{call}-{len(choices)}",
-                        prompt=prompt,
-                        max_tokens=limit,
-                        model=self._card.key,
-                        group=call,
-                        choice=choice,
-                        tenant=tenant,
-                        tier=how.tier,
-                        priority=how.priority,
-                        queue_timeout_s=None if wishes.queue_timeout_ms is None else wishes.queue_timeout_ms / 1000,
-                        traceparent=traceparent,
-                        min_tokens=body.min_tokens or 0,
-                        ignore_eos=bool(body.ignore_eos),
-                        sampling=drawing,
-                        denoising=how.denoising,
-                        progress_hz=progress_hz,
-                    )
+                request = GenerationRequest(
+                    id=f"{call}-{len(choices)}",
+                    prompt=prompt,
+                    max_tokens=limit,
+                    model=self._card.key,
+                    group=call,
+                    choice=choice,
+                    tenant=tenant,
+                    tier=how.tier,
+                    priority=how.priority,
+                    queue_timeout_s=None if wishes.queue_timeout_ms is None else wishes.queue_timeout_ms / 1000,
+                    traceparent=traceparent,
+                    min_tokens=body.min_tokens or 0,
+                    ignore_eos=bool(body.ignore_eos),
+                    sampling=drawing,
+                    denoising=how.denoising,
+                    progress_hz=progress_hz,
                 )
+                request, left_out = fitted(request, body, self._card, self._settings)
+                choices.append(request)
         return ApiRequest(
             id=call,
             chat=prefix == "chatcmpl-",
@@ -235,4 +239,5 @@ class RequestMaker:
             stops=body.stops,
             stream=bool(body.stream),
             wants_usage=body.wants_usage,
+            unsupported=left_out,
         )

@@ -92,7 +92,8 @@ def progress_chunk(call: ApiRequest, index: int, revision: Revision) -> Json:
         }
         for change in revision.changes
     ]
-    return {**_chunk_head(call), "choices": [], **_no_usage(call), "easel": {"progress": progress}}
+    head = _chunk_head(call)
+    return {**head, "choices": [], **_no_usage(call), "easel": {**head.get("easel", {}), "progress": progress}}
 
 
 def usage_chunk(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
@@ -145,6 +146,7 @@ def _head(call: ApiRequest, kind: str) -> Json:
         "model": call.model,
         "system_fingerprint": call.fingerprint,
         "service_tier": call.service_tier,
+        **({"easel": {"unsupported": list(call.unsupported)}} if call.unsupported else {}),
     }
 
 

@@ -1,4 +1,5 @@
-"""Makes the engine that the settings name. Imports it only then: a fake engine needs no torch."""
+"""Makes the engine that the settings name. Imports it only then: a fake engine needs no torch, a native one neither
+transformers nor vLLM."""
 
 from __future__ import annotations
 
@@ -17,6 +18,14 @@ def make_engine(model: ModelSettings) -> Engine:
             step_s=settings.fake_step_ms / 1000,
             step_s_per_canvas=settings.fake_step_ms_per_canvas / 1000,
         )
+    if settings.kind == "reference":
+        from easel.engine.reference.engine import ReferenceEngine
+
+        return ReferenceEngine(model.folder, settings)
+    if settings.kind == "vllm":
+        from easel.engine.vllm.engine import VllmEngine
+
+        return VllmEngine(model.folder, settings)
     from easel.engine.native.engine import NativeEngine
 
     return NativeEngine(model.folder, settings)

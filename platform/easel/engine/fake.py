@@ -15,7 +15,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from easel.errors import Draining, EaselError, EngineFailed, EngineStopped, NotReady
+from easel.capabilities import ensure_supported, supports
+from easel.errors import (
+    DeadlineExceeded,
+    Draining,
+    EaselError,
+    EngineFailed,
+    EngineStopped,
+    NotReady,
+    UnsupportedParameter,
+)
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
@@ -31,12 +40,15 @@ from easel.protocol import (
     GenerationRequest,
     Started,
     StepTimeModel,
+    TokenLogprob,
     Usage,
     canvas_work,
     prefill_work,
 )
 
 STEP_CAP = 48
+FORCES = 100.0
+"""A bias that leaves no other token a chance."""
 BYTE_OFFSET = 128
 """Token id of byte 0 in the embedded checkpoints' tokenizer, so that answers read as text there."""
 WORDS = b"a canvas clears out of noise step by step until nothing on it moves and then it is committed "
@@ -60,6 +72,39 @@ def endless_words(request: GenerationRequest) -> tuple[int, ...]:
     return tuple(BYTE_OFFSET + WORDS[(start + i) % len(WORDS)] for i in range(request.max_tokens))
 
 
+def spoken(request: GenerationRequest, answer: tuple[int, ...]) -> tuple[tuple[int, ...], int | None]:
+    """The scripted answer as the request wants it, and the stop token of its own that ends it, if one does.
+
+    Too short for `min_tokens` or `ignore_eos`, it goes on in words; a bias of 100 forces a token, one of -100 bans it.
+    """
+    least = request.max_tokens if request.ignore_eos else request.min_tokens
+    answer = (*answer, *endless_words(request)[len(answer) : least])
+    forced = [token for token, bias in request.sampling.logit_bias if bias >= FORCES]
+    banned = {token for token, bias in request.sampling.logit_bias if bias <= -FORCES}
+    other = next(token for token in range(BYTE_OFFSET + ord("a"), 2**31) if token not in banned)
+    answer = tuple(forced[0] if forced else other if token in banned else token for token in answer)
+    for index in range(request.min_tokens, len(answer)):
+        if answer[index] in request.stop_token_ids:
+            return answer[:index], answer[index]
+    return answer, None
+
+
+def made_up_logprobs(
+    request: GenerationRequest, start: int, tokens: tuple[int, ...]
+) -> tuple[TokenLogprob, ...] | None:
+    """Falling log-probabilities for the answer's tokens from `start` on; None where nobody asked."""
+    wanted = request.sampling.logprobs
+    if wanted is None:
+        return None
+    made = []
+    for index, token in enumerate(tokens, start):
+        best = -(_draw(request, 3, index) % 1000) / 4000
+        others = [other for other in range(BYTE_OFFSET, BYTE_OFFSET + wanted + 1) if other != token]
+        top = ((token, best), *((other, best - 1.0 - rank) for rank, other in enumerate(others)))
+        made.append(TokenLogprob(best, top[:wanted]))
+    return tuple(made)
+
+
 def never(request: GenerationRequest, canvas: int) -> EaselError | None:
     """No failures."""
     return None
@@ -81,9 +126,10 @@ class Script:
 class _Sequence:
     request: GenerationRequest
     arrived: float
+    answer: tuple[int, ...]
+    stop_token: int | None
+    output: list[int]
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    answer: tuple[int, ...] = ()
-    output: list[int] = field(default_factory=list)
     prefill_left: int = 0
     canvas: int = 0
     step: int = 0
@@ -100,22 +146,7 @@ class FakeEngine:
     """See the module. Times in seconds, `canvas_length` in positions."""
 
     name = "fake"
-    supports = frozenset(
-        {
-            "seed",
-            "temperature",
-            "top_p",
-            "top_k",
-            "max_steps",
-            "deadline_at",
-            "stop_scope",
-            "progress_hz",
-            "resume",
-            "min_tokens",
-            "ignore_eos",
-            "stop_token_ids",
-        }
-    )
+    supports = supports("fake")
 
     def __init__(
         self,
@@ -153,7 +184,11 @@ class FakeEngine:
         if self._state is not EngineState.READY:
             error = Draining if self._state is EngineState.DRAINING else NotReady
             raise error(f"The engine is {self._state}.")
-        sequence = _Sequence(request, time.time(), answer=self._script.answer(request), output=list(request.resume))
+        ensure_supported(request, "fake")
+        if request.denoising.canvas_length not in (None, self._canvas_length):
+            raise UnsupportedParameter(f"canvas_length: canvases have {self._canvas_length} positions", "canvas_length")
+        answer, stop_token = spoken(request, self._script.answer(request))
+        sequence = _Sequence(request, time.time(), answer, stop_token, list(request.resume))
         sequence.prefill_left = len(request.prompt) + len(request.resume)
         sequence.canvas = len(request.resume) // self._canvas_length
         self._waiting.append(sequence)
@@ -213,8 +248,10 @@ class FakeEngine:
             while self._waiting and len(self._seated) < self._slots:
                 sequence = self._waiting.pop(0)
                 self._seated.append(sequence)
-                now = time.time()
+                now, deadline = time.time(), sequence.request.denoising.deadline_at
                 sequence.events.put_nowait(Started(at=now, waited_s=now - sequence.arrived))
+                if deadline is not None and now >= deadline:
+                    self._fail(sequence, DeadlineExceeded("The deadline came before the first denoising step."))
             if not self._seated:
                 self._wake.clear()
                 await self._wake.wait()
@@ -252,13 +289,14 @@ class FakeEngine:
             return
         room = request.max_tokens - len(sequence.output)
         tokens = sequence.answer[len(sequence.output) :][: min(self._canvas_length, room)]
+        logprobs = made_up_logprobs(request, len(sequence.output), tokens)
         sequence.output.extend(tokens)
         sequence.canvases += 1
         capped = sequence.steps_needed == min(self._step_cap, request.denoising.max_steps or self._step_cap)
         stop = CanvasStop.DEADLINE if late else CanvasStop.STEP_CAP if capped else CanvasStop.CONVERGED
         sequence.events.put_nowait(
             CanvasCommitted(
-                sequence.canvas, tokens, sequence.step, stop, sequence.canvas_started, finished_at=time.time()
+                sequence.canvas, tokens, sequence.step, stop, sequence.canvas_started, time.time(), logprobs
             )
         )
         sequence.canvas += 1
@@ -315,7 +353,7 @@ class FakeEngine:
             denoising_steps=sequence.denoising_steps,
             work=prefill_work(len(request.prompt)) + steps * self._canvas_length / GROUP_ROWS,
         )
-        sequence.events.put_nowait(Finished(reason, usage))
+        sequence.events.put_nowait(Finished(reason, usage, sequence.stop_token if reason == "stop" else None))
         self._remove(sequence)
 
     def _fail(self, sequence: _Sequence, error: EaselError) -> None:

@@ -93,7 +93,8 @@ class EngineReplica:
         model, recorder = self._name, self._recorder
         if isinstance(event, CanvasCommitted):
             recorder.add(names.CANVASES, 1.0, model=model, stop=str(event.stop))
-            recorder.observe(names.STEPS_PER_CANVAS, event.steps, model=model)
+            if event.steps:  # 0: the engine does not say
+                recorder.observe(names.STEPS_PER_CANVAS, event.steps, model=model)
         elif isinstance(event, Finished):
             recorder.add(names.PROMPT_TOKENS, event.usage.prompt_tokens, model=model)
             recorder.add(names.OUTPUT_TOKENS, event.usage.completion_tokens, model=model)

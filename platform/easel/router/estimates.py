@@ -114,7 +114,9 @@ class WorkEstimator:
         return self._work(now + (more - 1.0) * kind.steps.left(0, cap), more - 1.0)
 
     def took(self, event: CanvasCommitted, request: GenerationRequest) -> None:
-        """A canvas was committed."""
+        """A canvas was committed. Nothing is learned from one whose steps the engine does not tell."""
+        if not event.steps:
+            return
         self._kind(request).steps.learn(event.steps, event.stop is CanvasStop.CONVERGED)
         seconds = (event.finished_at - event.started_at) / max(1, event.steps)
         if seconds > 0.0:

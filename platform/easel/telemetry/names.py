@@ -67,7 +67,7 @@ CANVASES = Metric(
     "easel_canvases_total",
     Kind.COUNTER,
     "canvases",
-    "Canvases committed, by why denoising stopped (`converged`, `step_cap`, `deadline`).",
+    "Canvases committed, by why denoising stopped (`converged`, `step_cap`, `deadline`, or `unknown`).",
     ("model", "stop"),
 )
 STEPS_PER_CANVAS = Metric(

@@ -128,14 +128,18 @@ async def edge(
     context_tokens: int = CONTEXT,
     backend: Any = None,
     limits: Any = None,
+    kind: str = "native",
+    model: dict[str, Any] | None = None,
     **engine: Any,
 ) -> AsyncIterator[Edge]:
-    """An application in memory. `engine`: arguments of `FakeEngine`; by default its steps take no time."""
+    """An application in memory. `engine`: arguments of `FakeEngine`; by default its steps take no time. `kind`: the
+    engine that the settings name, whose table the application goes by."""
     fake = FakeEngine(**({"step_s": 0.0, "step_s_per_canvas": 0.0, "canvas_length": CANVAS} | engine), script=script)
     await fake.start()
     behind = backend or EngineBackend(fake)
-    model = {"checkpoint": str(checkpoint), "names": names, "engine": {"context_tokens": context_tokens}}
-    settings = AppSettings.model_validate({"models": {"default": model}, "api": api or {}})
+    behaviour = {"kind": kind, "context_tokens": context_tokens}
+    named = {"checkpoint": str(checkpoint), "names": names, "engine": behaviour} | (model or {})
+    settings = AppSettings.model_validate({"models": {"default": named}, "api": api or {}})
     recorder = MemoryRecorder()
     app = create_app(settings, behind, recorder, limits)
     try:

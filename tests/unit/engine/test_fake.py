@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from easel.engine import fake
 from easel.engine.fake import FakeEngine, Script, endless_words, published_steps
 from easel.errors import Draining, EaselError, EngineFailed, NotReady
 from easel.protocol import (
@@ -108,13 +109,21 @@ async def test_cancel_ends_with_that_reason(engine: FakeEngine) -> None:
     assert not engine.cancel("a")
 
 
-async def test_a_deadline_commits_the_best_so_far(engine: FakeEngine) -> None:
-    late = request(max_tokens=100_000, denoising=Denoising(deadline_at=time.time()))
-    events = await collect(engine, late)
+async def test_a_deadline_commits_the_best_so_far(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(fake, "time", SimpleNamespace(time=lambda: now[0]))
+    events = []
+    async for event in engine.generate(request(max_tokens=100_000, denoising=Denoising(deadline_at=2000.0))):
+        events.append(event)
+        if isinstance(event, CanvasCommitted):
+            now[0] = 3000.0
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "deadline"
-    committed = next(event for event in events if isinstance(event, CanvasCommitted))
-    assert (committed.stop, committed.steps) == (CanvasStop.DEADLINE, 1)
+    committed = [event for event in events if isinstance(event, CanvasCommitted)]
+    assert committed[-1].stop is CanvasStop.DEADLINE
+    late = await collect(engine, request(denoising=Denoising(deadline_at=2000.0)))
+    assert isinstance(late[-1], Failed)
+    assert late[-1].code == "deadline_exceeded"
 
 
 async def test_no_more_sequences_than_slots_and_the_rest_waits(engine: FakeEngine) -> None:

@@ -58,7 +58,7 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     Call it in the thread that will run the steps: the number of threads belongs to that one.
     Raises `ConfigurationError` for what is wrong with the checkpoint, the settings or the machine.
     """
-    device = _device(settings)
+    device = device_of(settings)
     exact = device == "cpu" if exact is None else exact
     workers, threads = _threads(settings, exact)
     torch.set_num_threads(threads)
@@ -67,7 +67,7 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     if outside := [token for token in defaults.eos_token_ids if not 0 <= token < config.vocab]:
         raise ConfigurationError(f"{folder}: eos_token_id {outside} is not in the vocabulary", param="eos_token_id")
     with torch.inference_mode():
-        weights = load_weights(folder, config, _dtype(settings, device), device)
+        weights = load_weights(folder, config, dtype_of(settings, device), device)
     context = min(settings.context_tokens, config.max_positions)
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
     kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
@@ -102,14 +102,16 @@ def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     return runner
 
 
-def _device(settings: EngineSettings) -> str:
+def device_of(settings: EngineSettings) -> str:
+    """`cpu` or `cuda`, as settings and machine have it. Raises `ConfigurationError` for a GPU that is not there."""
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise ConfigurationError("device is cuda, and torch finds no GPU", param="device")
     return "cuda" if found and settings.device != "cpu" else "cpu"
 
 
-def _dtype(settings: EngineSettings, device: str) -> torch.dtype:
+def dtype_of(settings: EngineSettings, device: str) -> torch.dtype:
+    """What matrices are multiplied in on that device."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return named.get(settings.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
 

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from easel.capabilities import ensure_supported, supports
 from easel.engine.native.assembly import Parts, assemble
 from easel.engine.native.loop import FAILED_MESSAGE, STOPPED_MESSAGE, Add, Cancel, Order, StepLoop, Stop
 from easel.engine.native.mailbox import Mailbox
 from easel.engine.native.noise import Noise
-from easel.engine.native.rules import SUPPORTS
 from easel.engine.native.scheduler import Told
 from easel.errors import Draining, EngineFailed, EngineStopped, InvalidRequest, NotReady
 from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest
@@ -28,7 +28,7 @@ class NativeEngine:
     """See `easel.protocol.Engine`. All methods are called on one event loop, the one that awaited `start`."""
 
     name = "native"
-    supports = SUPPORTS
+    supports = supports("native")
 
     def __init__(
         self, folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None
@@ -68,6 +68,7 @@ class NativeEngine:
         parts = self._accepting()
         if request.id in self._mailboxes:
             raise InvalidRequest(f"id: {request.id!r} is in flight already", param="id")
+        ensure_supported(request, "native")
         self._arrivals += 1
         scheduler = parts.scheduler  # read for its limits and sizes alone: the rest is the other thread's
         sequence = parts.rules.sequence(

@@ -16,14 +16,6 @@ from easel.engine.native.sequence import Rules, Sequence
 from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from easel.protocol import MOST_BIASED, GenerationRequest
 
-SUPPORTS = frozenset(
-    {
-        "prompt", "max_tokens", "choice", "priority", "min_tokens", "stop_token_ids", "ignore_eos", "resume", "pinned",
-        "seed", "temperature", "top_p", "top_k", "min_p", "logit_bias", "logprobs",
-        "presence_penalty", "frequency_penalty",
-        "max_steps", "entropy_bound", "stability", "confidence", "stop_scope", "deadline_at", "progress_hz",
-    }
-)  # fmt: skip
 MOST_LOGPROBS = 64
 MOST_STOPS = 64
 """Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
@@ -43,11 +35,12 @@ class RuleBook:
     """Most tokens that one sequence encodes in a step."""
 
     def sequence(
-        self, request: GenerationRequest, kv: KvCache, step_cap: int | None, arrived_at: float, order: int
+        self, request: GenerationRequest, kv: KvCache | None, step_cap: int | None, arrived_at: float, order: int
     ) -> Sequence:
         """The sequence for `request`. Raises `InvalidRequest` or one of its kind, with `param`.
 
-        `kv`: read for its size alone, so from any thread. `step_cap`: the engine's bound on denoising steps.
+        `kv`: read for its size alone, so from any thread; None where the cache is somebody else's. `step_cap`: the
+        engine's bound on denoising steps.
         """
         self._check_supported(request)
         self._check_tokens(request)
@@ -55,7 +48,8 @@ class RuleBook:
         rules = self._rules(request, step_cap)
         sequence = Sequence(request, rules, arrived_at, order)
         total = len(request.prompt) + request.max_tokens
-        if total > self.context_tokens or not kv.fits(sequence.most_encoded(), self.most_written):
+        fits = kv is None or kv.fits(sequence.most_encoded(), self.most_written)
+        if total > self.context_tokens or not fits:
             raise ContextLengthExceeded(
                 f"The prompt has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}: {total} in all, "
                 f"and the context holds {self.context_tokens}.",

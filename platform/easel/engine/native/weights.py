@@ -9,7 +9,7 @@ Refuses to know: what the weights are for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: 
 
     Raises `ConfigurationError` that names each tensor which is missing, unexpected, or of another shape or type.
     """
-    files = _Files(folder)
+    files = CheckpointFiles(folder)
     files.check(config)
     return _Layout(files, config, dtype, device).all()
 
 
-class _Files:
+class CheckpointFiles:
     """The safetensors files of a folder as one mapping."""
 
     def __init__(self, folder: Path) -> None:
@@ -169,10 +169,46 @@ def _some(problems: list[str]) -> str:
     return shown if len(problems) <= MOST_NAMES else f"{shown}; and {len(problems) - MOST_NAMES} more"
 
 
+def read_quantised(files: CheckpointFiles, config: ModelConfig, prefix: str, part: str, device: str = "cpu") -> Nvfp4:
+    """One projection of all experts of the layer whose experts' names begin with `prefix`, as it is stored."""
+    assert config.quantisation is not None
+    layout = config.quantisation.layout
+    names = NVFP4_NAMES[layout]
+
+    def all_experts(suffix: str) -> torch.Tensor:
+        # Stored bytes are stacked before they move: a copy for each of 128 small tensors would take longer.
+        return torch.stack([files.read(f"{prefix}{expert}.{part}.{suffix}") for expert in range(config.experts)])
+
+    scales = all_experts(names.scales).view(torch.uint8)
+    scale_2 = all_experts(names.scale_2).float().reshape(-1)
+    if layout == "compressed-tensors":
+        if not bool((scale_2 > 0).all()):
+            raise ConfigurationError(f"{prefix}*.{part}.{names.scale_2}: a number above zero is needed")
+        scale_2 = scale_2.reciprocal()
+    return Nvfp4(
+        all_experts(names.codes).to(device),
+        scales.to(device).view(torch.float8_e4m3fn),
+        scale_2.to(device),
+    )
+
+
+def unpacked(parts: Sequence[Nvfp4], config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> ExpertWeights:
+    """The experts of one layer as floats, from `gate_proj`, `up_proj` and `down_proj`."""
+    assert config.quantisation is not None
+    count, wide, hidden = config.experts, config.expert_intermediate, config.hidden
+    gate_up = torch.empty(count, 2 * wide, hidden, dtype=dtype, device=device)
+    down = torch.empty(count, hidden, wide, dtype=dtype, device=device)
+    for expert in range(count):
+        for part, target in zip(parts, (*gate_up[expert].chunk(2), down[expert]), strict=True):
+            codes, scales, scale_2 = part.codes[expert], part.scales[expert], part.scale_2[expert]
+            target.copy_(nvfp4.dequantise(codes, scales, scale_2, config.quantisation.group))
+    return ExpertWeights(gate_up, down)
+
+
 class _Layout:
     """Puts tensors together the way the model reads them."""
 
-    def __init__(self, files: _Files, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, files: CheckpointFiles, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
         self.files, self.config, self.dtype, self.device = files, config, dtype, device
 
     def all(self) -> ModelWeights:
@@ -220,41 +256,13 @@ class _Layout:
         config = self.config
         if config.quantisation is None:
             return ExpertWeights(self.float(prefix + "gate_up_proj"), self.float(prefix + "down_proj"))
-        parts = [self.quantised(prefix, part) for part in ("gate_proj", "up_proj", "down_proj")]
+        parts = [
+            read_quantised(self.files, config, prefix, part, self.device)
+            for part in ("gate_proj", "up_proj", "down_proj")
+        ]
         if torch.device(self.device).type == "cuda":
             try:
                 return pack_experts(*parts)
             except ValueError as error:
                 raise ConfigurationError(f"{prefix}*: {error}") from None
-        count, wide, hidden = config.experts, config.expert_intermediate, config.hidden
-        gate_up = torch.empty(count, 2 * wide, hidden, dtype=self.dtype, device=self.device)
-        down = torch.empty(count, hidden, wide, dtype=self.dtype, device=self.device)
-        for expert in range(count):
-            for part, target in zip(parts, (*gate_up[expert].chunk(2), down[expert]), strict=True):
-                codes, scales, scale_2 = part.codes[expert], part.scales[expert], part.scale_2[expert]
-                target.copy_(nvfp4.dequantise(codes, scales, scale_2, config.quantisation.group))
-        return ExpertWeights(gate_up, down)
-
-    def quantised(self, prefix: str, part: str) -> Nvfp4:
-        """One projection of all experts of a layer, on the device."""
-        assert self.config.quantisation is not None
-        layout = self.config.quantisation.layout
-        names = NVFP4_NAMES[layout]
-
-        def all_experts(suffix: str) -> torch.Tensor:
-            # Stored bytes are stacked before they move: a copy for each of 128 small tensors would take longer.
-            return torch.stack(
-                [self.files.read(f"{prefix}{expert}.{part}.{suffix}") for expert in range(self.config.experts)]
-            )
-
-        scales = all_experts(names.scales).view(torch.uint8)
-        scale_2 = all_experts(names.scale_2).float().reshape(-1)
-        if layout == "compressed-tensors":
-            if not bool((scale_2 > 0).all()):
-                raise ConfigurationError(f"{prefix}*.{part}.{names.scale_2}: a number above zero is needed")
-            scale_2 = scale_2.reciprocal()
-        return Nvfp4(
-            all_experts(names.codes).to(self.device),
-            scales.to(self.device).view(torch.float8_e4m3fn),
-            scale_2.to(self.device),
-        )
+        return unpacked(parts, config, self.dtype, self.device)

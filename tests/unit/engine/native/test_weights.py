@@ -19,7 +19,7 @@ from easel.engine.native.experts import run_experts
 from easel.engine.native.kernels.packing import pack_experts, unpack_matrix
 from easel.engine.native.nvfp4 import E2M1, dequantise
 from easel.engine.native.tensors import expected_tensors, tied_copies, vision_tensors
-from easel.engine.native.weights import _Files, _Layout, load_weights
+from easel.engine.native.weights import CheckpointFiles, load_weights, read_quantised
 from easel.errors import ConfigurationError
 from tests.unit.engine.native.tiny import TEXT, VISION
 
@@ -303,11 +303,11 @@ def test_compressed_tensors_is_refused_by_name_where_a_tensor_is_missing_or_its_
 def test_packed_experts_hold_what_unpacked_ones_do(both_layouts: tuple[Path, Path]) -> None:
     for folder in both_layouts:
         config, weights = read_model_config(folder), _load(folder)
-        files = _Files(folder)
-        layout = _Layout(files, config, torch.float32, "cpu")
+        files = CheckpointFiles(folder)
         for layer, unpacked in zip(config.layers, weights.layers, strict=True):
             prefix = f"model.decoder.layers.{layer.index}.experts."
-            packed = pack_experts(*(layout.quantised(prefix, f"{part}_proj") for part in ("gate", "up", "down")))
+            parts = (read_quantised(files, config, prefix, f"{part}_proj") for part in ("gate", "up", "down"))
+            packed = pack_experts(*parts)
             wide, hidden = config.expert_intermediate, config.hidden
             tiles = unpack_matrix(packed.gate_up).view(config.experts, -1, 2, 64, 64)[:, 0, :, :wide, :hidden]
             assert torch.equal(tiles.flatten(1, 2), unpacked.experts.gate_up)
