@@ -19,6 +19,7 @@ import torch
 
 from easel.engine.native.kernels import experts as kernels
 from easel.engine.native.kernels import routing as routes
+from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts, unpack_matrix
 
 HIDDEN, WIDE, EXPERTS, TOP_K, LAYERS, CANVAS = 2816, 704, 128, 8, 30, 256
@@ -147,18 +148,19 @@ def graph_ms(work: Callable[[], None], seconds: float = 0.4) -> float:
     return statistics.median(times)
 
 
-def candidates(rows: int) -> list[tuple[int, kernels.Shape]]:
-    """Tiles, warps and stages that may pay at that many rows."""
-    by_tile = {
-        32: [(4, 3), (4, 3, 2), (8, 3, 2)],
-        64: [(4, 3), (8, 3, 2), (8, 4, 2)],
-        80: [(4, 3)],
-        96: [(8, 3, 2)],
-        128: [(8, 3), (8, 3, 2)],
-        160: [(8, 3)],
+def candidates(rows: int) -> list[tuple[int, kernels.Shape | HopperShape]]:
+    """Tiles and shapes that may pay at that many rows."""
+    hopper = {
+        32: [(8, 64, 0), (8, 64, 1), (8, 80, 0)],
+        64: [(8, 80, 1), (8, 128, 1)],
+        128: [(8, 128, 1), (8, 128, 2), (16, 128, 1), (16, 128, 2)],
     }
-    tiles = {256: (32,), 512: (32, 64), 1024: (64, 80, 96), 2048: (64, 96, 160)}
-    return [(tile, kernels.Shape(*shape)) for tile in tiles.get(rows, (64, 128)) for shape in by_tile[tile]]
+    plain = {32: [(4, 3)], 64: [(4, 3)], 80: [(4, 3)], 128: [(8, 3, 2)]}
+    old, new = {256: (32, (32, 64)), 512: (64, (32, 64)), 1024: (80, (64, 128)), 2048: (64, (64, 128))}.get(
+        rows, (128, (64, 128))
+    )
+    found: list[tuple[int, kernels.Shape | HopperShape]] = [(old, kernels.Shape(*shape)) for shape in plain[old]]
+    return found + [(tile, HopperShape(*shape)) for tile in new for shape in hopper[tile]]
 
 
 def warm(share: int, shares: int) -> None:
@@ -179,21 +181,8 @@ def sweep(case: Case) -> list[dict[str, Any]]:
         case.routing = [kernels.Routing.for_rows(case.rows, EXPERTS, TOP_K, "cuda") for _ in case.layers]
         case.route()
         times = [graph_ms(case.one(which), 0.05) for which in (0, 1)]
-        found.append(
-            {
-                "rows": case.rows,
-                "tile": tile,
-                "warps": shape.warps,
-                "stages": shape.stages,
-                "parts": shape.parts,
-                "ms": times,
-            }
-        )
-        print(
-            f"  sweep {case.rows:5} tile {tile:3} warps {shape.warps} stages {shape.stages} parts {shape.parts}: "
-            f"gate_up {times[0]:7.3f} down {times[1]:7.3f}",
-            flush=True,
-        )
+        found.append({"rows": case.rows, "tile": tile, "shape": repr(shape), "ms": times})
+        print(f"  sweep {case.rows:5} tile {tile:3} {shape}: gate_up {times[0]:7.3f} down {times[1]:7.3f}", flush=True)
     routes.FORCED_TILE, kernels.FORCED_SHAPE = None, None
     return found
 
@@ -224,7 +213,7 @@ def main() -> None:
             routes.FORCED_TILE, kernels.FORCED_SHAPE = tile, shape
             ours, bf16 = check(layers[0], 2048, [256] * 8, 0.5)
             results["checks"].append(
-                {"rows": 2048, "tile": tile, "parts": shape.parts, "error": ours, "bf16_error": bf16}
+                {"rows": 2048, "tile": tile, "shape": repr(shape), "error": ours, "bf16_error": bf16}
             )
             print(f"check tile {tile} {shape}: error {ours:.2e}, bf16 matmuls {bf16:.2e}", flush=True)
         routes.FORCED_TILE, kernels.FORCED_SHAPE = None, None

@@ -17,6 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
+from easel.engine.native.kernels import hopper_product
+from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
 from easel.engine.native.kernels.packing import Nvfp4 as Nvfp4
 from easel.engine.native.kernels.packing import pack_experts as pack_experts
@@ -56,14 +58,16 @@ class Shape:
     """Row tiles that a program multiplies together: with two, inputs are read half as often."""
 
 
-FORCED_SHAPE: Shape | None = None
+FORCED_SHAPE: Shape | HopperShape | None = None
 """What a bench tries instead."""
 
 
-def shapes(tile: int) -> tuple[Shape, Shape]:
+def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | HopperShape]:
     """Of gate and up, and of down, for tiles of that many slots."""
     if FORCED_SHAPE is not None:
         return FORCED_SHAPE, FORCED_SHAPE
+    if hopper and tile >= 128:  # with fewer slots the memory decides, and both products take as long
+        return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # More stages hide more of the memory's latency, and cost more in resident programs than that gains.
     shape = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
     return shape, shape
@@ -94,7 +98,7 @@ def launches(
     top_k = routing.weights.shape[1]
     tile = tile_slots(rows, packed.experts, top_k)
     most = most_tiles(rows, packed.experts, top_k)
-    first, second = shapes(tile)
+    first, second = shapes(tile, _on_hopper(x) and hidden % TILE_COLUMNS == 0)
 
     def gate_up() -> None:
         _launch(x, packed.gate_up, workspace.wide, routing, first, tile, most, gated=True)
@@ -112,16 +116,26 @@ def launches(
     return gate_up, down, weighted_sum
 
 
+def _on_hopper(x: torch.Tensor) -> bool:
+    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9
+
+
 def _launch(
     x: torch.Tensor,
     matrix: PackedMatrix,
     out: torch.Tensor,
     routing: Routing,
-    shape: Shape,
+    shape: Shape | HopperShape,
     tile: int,
     most: int,
     gated: bool,
 ) -> None:
+    if isinstance(shape, HopperShape):
+        hopper_product.launch(
+            x, matrix.words, matrix.scales, matrix.factors, out, routing.row, routing.tiles, routing.used, most, tile,
+            shape, gated,
+        )  # fmt: skip
+        return
     row_tiles, column_tiles = matrix.words.shape[1:3]
     wide = 1 << (tile.bit_length() - 1)
     _grouped[(most * triton.cdiv(row_tiles, shape.parts),)](

@@ -1,8 +1,9 @@
 """Which experts each row goes to, and the rows in the order of their experts, on the device.
 
-Two launches: the choice, a few rows a program; and a counting sort with one program an expert, each of which counts
-all pairs, so that no program waits for another and nothing is added up in an order that varies. Slots are the (row, k)
-pairs in order of their expert, then of their row. Rows at or past their group's length get no slot.
+Two launches: the choice, a few rows a program, which also counts its rows by expert; and a counting sort by the same
+rows, each program of which adds up the counts of those before it, so that no program waits for another and nothing is
+added up in an order that varies. Slots are the (row, k) pairs in order of their expert, then of their row. Rows at or
+past their group's length get no slot.
 
 Owns: the choice and the order. Refuses to know: what an expert computes.
 """
@@ -15,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-CHUNK = 4096
-"""Pairs that one program of the sort looks at together, at most."""
+BLOCKS = 128
+"""Programs that share the rows, about: each reads the counts of all, so they may not be many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class Routing:
     """int32 [3, most tiles]: expert, first slot, and the slot after its last, of each tile of slots."""
     used: torch.Tensor
     """int32 [1]: tiles of this call."""
+    rank: torch.Tensor
+    """int32 [rows, top_k]: how many earlier rows of the same program chose this expert."""
+    counts: torch.Tensor
+    """int32 [programs, experts]: rows of each program that chose each expert."""
 
     @classmethod
     def for_rows(cls, rows: int, experts: int, top_k: int, device: torch.device | str) -> Routing:
@@ -47,9 +52,11 @@ class Routing:
 
         weights = torch.zeros(rows, top_k, dtype=torch.float32, device=device)
         most = max(most_tiles(count, experts, top_k) for count in range(256, rows + 256, 256))
+        programs = max(triton.cdiv(count, _rows_each(count)) for count in range(256, rows + 256, 256))
         return cls(
-            weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, -(-most // 16) * 16), ints(1)
-        )
+            weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, -(-most // 16) * 16), ints(1),
+            ints(rows, top_k), ints(programs, experts),
+        )  # fmt: skip
 
 
 FORCED_TILE: int | None = None
@@ -66,8 +73,8 @@ def tile_slots(rows: int, experts: int, top_k: int) -> int:
     each = rows * top_k / experts
     if each <= 24:
         return 32
-    if each <= 160:
-        return 80 if 52 < each <= 72 else 64
+    if each <= 72:
+        return 80 if each > 52 else 64
     return 128
 
 
@@ -75,6 +82,11 @@ def most_tiles(rows: int, experts: int, top_k: int) -> int:
     """Tiles that the worst routing of `rows` rows makes."""
     pairs = rows * top_k
     return pairs // tile_slots(rows, experts, top_k) + min(experts, pairs)
+
+
+def _rows_each(rows: int) -> int:
+    """Rows of one program."""
+    return min(32, max(4, int(triton.next_power_of_2(-(-rows // BLOCKS)))))
 
 
 def route(
@@ -93,21 +105,22 @@ def route(
     groups = length.shape[0]
     if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
         raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
-    each = 4
-    _choose[(triton.cdiv(rows, each),)](
-        logits, per_expert_scale, length, out.weights, out.index, rows, logits.stride(0), rows // groups,
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=triton.next_power_of_2(top_k), ROWS=each, num_warps=4,
+    each = _rows_each(rows)
+    grid = (triton.cdiv(rows, each),)
+    top_pad = triton.next_power_of_2(top_k)
+    _choose[grid](
+        logits, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, logits.stride(0),
+        rows // groups, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each, num_warps=4,
     )  # fmt: skip
-    chunk = min(CHUNK, max(256, triton.next_power_of_2(rows * top_k)))
-    _sort[(experts,)](
-        out.index, out.slot, out.row, out.tiles, out.used, rows * top_k, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TILE=tile_slots(rows, experts, top_k), CHUNK=chunk, num_warps=8,
+    _sort[grid](
+        out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
 @triton.jit
 def _choose(
-    logits, scale, length, weights, index, rows, stride, group_rows,
+    logits, scale, length, weights, index, rank, counts, rows, stride, group_rows,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -133,40 +146,51 @@ def _choose(
     inside = (row < rows)[:, None] & (place < TOP_K)[None, :]
     tl.store(weights + here, tl.where(live[:, None], top, 0.0), mask=inside)
     tl.store(index + here, tl.where(live[:, None], chosen, -1), mask=inside)
+    # A row takes an expert once at most: whom it took has a chance of -1 by now.
+    taken = ((chance < 0.0) & live[:, None]).to(tl.int32)
+    tl.store(counts + tl.program_id(0) * EXPERTS + expert, tl.sum(taken, axis=0))
+    earlier = tl.cumsum(taken, axis=0) - taken
+    tl.store(rank + here, tl.gather(earlier, chosen, 1), mask=inside)
 
 
 @triton.jit
 def _sort(
-    index, slot, row, tiles, used, pairs, tiles_stride,
-    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    index, rank, counts, slot, row, tiles, used, rows, tiles_stride,
+    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    me = tl.program_id(0)
+    me, programs = tl.program_id(0), tl.num_programs(0)
     expert = tl.arange(0, EXPERTS)
-    lane = tl.arange(0, CHUNK)
-    counts = tl.zeros((EXPERTS,), tl.int32)
-    for start in range(0, pairs, CHUNK):
-        at = start + lane
-        chosen = tl.load(index + at, mask=at < pairs, other=-1)
-        counts += tl.histogram(tl.maximum(chosen, 0), EXPERTS, mask=chosen >= 0)
-    tile_counts = (counts + TILE - 1) // TILE
-    base = tl.sum(tl.where(expert < me, counts, 0))
-    mine = tl.sum(tl.where(expert == me, counts, 0))
-    first_tile = tl.sum(tl.where(expert < me, tile_counts, 0))
-    if me == EXPERTS - 1:
+    total, before = tl.zeros((EXPERTS,), tl.int32), tl.zeros((EXPERTS,), tl.int32)
+    for start in range(0, programs, 32):
+        program = start + tl.arange(0, 32)
+        there = (program < programs)[:, None]
+        some = tl.load(counts + program[:, None] * EXPERTS + expert[None, :], mask=there, other=0)
+        total += tl.sum(some, axis=0)
+        before += tl.sum(tl.where((program < me)[:, None], some, 0), axis=0)
+    base = tl.cumsum(total, axis=0) - total
+
+    mine = me * ROWS + tl.arange(0, ROWS)
+    place = tl.arange(0, TOP_PAD)
+    here = mine[:, None] * TOP_K + place[None, :]
+    inside = (mine < rows)[:, None] & (place < TOP_K)[None, :]
+    chosen = tl.load(index + here, mask=inside, other=-1)
+    flat = tl.reshape(tl.maximum(chosen, 0), (ROWS * TOP_PAD,))
+    first = tl.reshape(tl.gather(base + before, flat, 0), (ROWS, TOP_PAD))
+    live = chosen >= 0
+    to = first + tl.load(rank + here, mask=live, other=0)
+    tl.store(slot + here, to, mask=live)
+    tl.store(row + to, tl.broadcast_to(mine[:, None], (ROWS, TOP_PAD)), mask=live)
+
+    tile_counts = (total + TILE - 1) // TILE
+    if me == 0:
         tl.store(used, tl.sum(tile_counts))
-
-    next_slot = base
-    for start in range(0, pairs, CHUNK):
-        at = start + lane
-        hit = (tl.load(index + at, mask=at < pairs, other=-1) == me).to(tl.int32)
-        here = next_slot + tl.cumsum(hit, axis=0) - 1
-        tl.store(slot + at, here, mask=hit == 1)
-        tl.store(row + here, at // TOP_K, mask=hit == 1)
-        next_slot += tl.sum(hit)
-
-    for start in range(0, mine, TILE * 32):
-        at = start + tl.arange(0, 32) * TILE
-        tile = tiles + first_tile + at // TILE
-        tl.store(tile, tl.zeros((32,), tl.int32) + me, mask=at < mine)
-        tl.store(tile + tiles_stride, base + at, mask=at < mine)
-        tl.store(tile + 2 * tiles_stride, base + mine, mask=at < mine)
+    for one in range(me, EXPERTS, programs):
+        own = tl.sum(tl.where(expert == one, total, 0))
+        start_slot = tl.sum(tl.where(expert == one, base, 0))
+        first_tile = tl.sum(tl.where(expert < one, tile_counts, 0))
+        for start in range(0, own, TILE * 32):
+            at = start + tl.arange(0, 32) * TILE
+            tile = tiles + first_tile + at // TILE
+            tl.store(tile, tl.zeros((32,), tl.int32) + one, mask=at < own)
+            tl.store(tile + tiles_stride, start_slot + at, mask=at < own)
+            tl.store(tile + 2 * tiles_stride, start_slot + own, mask=at < own)
