@@ -21,6 +21,7 @@ from easel.api.middleware import BodyLimit, RequestLog
 from easel.api.model_card import read_model_card
 from easel.api.prompt import read_prompt_encoder
 from easel.api.routes import Routes
+from easel.api.tokenizing import TokenRoutes
 from easel.settings import AppSettings
 from easel.telemetry.recorder import NullRecorder, Recorder
 
@@ -69,5 +70,7 @@ def create_app(
         redoc_url=None,
     )
     add_handlers(app)
-    Routes(card, prompts, settings.api, backend, recorder, Callers(limits, recorder)).add_to(app)
+    callers = Callers(limits, recorder)
+    Routes(card, prompts, settings.api, backend, recorder, callers).add_to(app)
+    TokenRoutes(card, prompts, callers).add_to(app)
     return app

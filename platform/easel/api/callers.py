@@ -33,6 +33,8 @@ LIMIT_HEADERS = tuple(
 
 GUARDED = "/v1/"
 """What lies below it needs a key; probes, the version and the playground's page do not."""
+GUARDED_ROOTS = frozenset({"/tokenize", "/detokenize"})
+"""Routes outside it that need one too: other servers have them there."""
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -69,7 +71,7 @@ class Limits(Protocol):
 
 
 class KeyCheck:
-    """401 for calls below `/v1/` without one of our keys, before their body is read."""
+    """401 for calls of guarded routes without one of our keys, before their body is read."""
 
     def __init__(self, app: ASGIApp, store: KeyStore, recorder: Recorder) -> None:
         self._app = app
@@ -97,7 +99,13 @@ def is_guarded(scope: Scope) -> bool:
     """Whether the path needs a key, wherever the application is mounted: ASGI's `path` includes `root_path`."""
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     below = path[len(root) :] if root and path.startswith(root + "/") else path
-    return bool(path.startswith(GUARDED) or below.startswith(GUARDED))
+    return any(_guards(one) for one in (path, below))
+
+
+def _guards(path: str) -> bool:
+    """Slashes too many change nothing: a root that ends in one eats one of two."""
+    path = "/" + path.strip("/") + "/"
+    return path.startswith(GUARDED) or path[:-1] in GUARDED_ROOTS
 
 
 def _bearer(header: str) -> str:
@@ -117,6 +125,11 @@ class Callers:
         key = known.key
         return key is None or not key.models or bool(set(key.models) & set(names))
 
+    def check(self, known: RequestNotes, names: Sequence[str]) -> None:
+        """Raises `Forbidden` where the caller may not use the model of these names."""
+        if not self.allows(known, names):
+            raise Forbidden(f"This API key may not use the model '{names[0]}'.", "model")
+
     def let_in(
         self, known: RequestNotes, names: Sequence[str], choices: Sequence[GenerationRequest], prompt_tokens: int
     ) -> Meter:
@@ -124,8 +137,7 @@ class Callers:
         key = known.key
         if key is None:
             return Meter(None, None, self._recorder)
-        if not self.allows(known, names):
-            raise Forbidden(f"This API key may not use the model '{names[0]}'.", "model")
+        self.check(known, names)
         if choices[0].priority > key.max_priority:
             raise InvalidRequest(
                 f"Invalid 'easel.priority': this API key may ask for at most {key.max_priority}.", "easel.priority"

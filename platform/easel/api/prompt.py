@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Container, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._ids = {text: token for token, text in special.items()}
         self._pattern = re.compile("|".join(re.escape(text) for text in sorted(self._ids, key=len, reverse=True)))
+        self._control = frozenset(special)
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._forbidden = frozenset(token for text, token in self._ids.items() if text != unknown)
         self._most_characters = _most_characters(tokenizer, self._ids)
@@ -57,6 +59,15 @@ class PromptEncoder:
         self.token_bytes: Callable[[int], bytes] = make_token_bytes(tokenizer, frozenset(special))
         """The bytes of a single token."""
 
+    @property
+    def bos(self) -> tuple[int, ...]:
+        """What stands in front of a prompt: one token, or none."""
+        return () if self._card.bos is None else (self._card.bos,)
+
+    def plain(self, text: str, param: str) -> tuple[int, ...]:
+        """Token ids of a text, and nothing around them. Raises `ContextLengthExceeded` as `text`."""
+        return tuple(self._encode([Piece(text, trusted=False)], param))
+
     def text(self, text: str, param: str) -> tuple[int, ...]:
         """Token ids of a prompt, `<bos>` in front. An empty one is `<bos>` alone, as OpenAI's API has it.
 
@@ -64,8 +75,7 @@ class PromptEncoder:
             ContextLengthExceeded: so long that it is not even encoded.
             InvalidRequest: empty, and the model has no `<bos>`.
         """
-        bos = () if self._card.bos is None else (self._card.bos,)
-        ids = (*bos, *self._encode([Piece(text, trusted=False)], param))
+        ids = (*self.bos, *self.plain(text, param))
         if not ids:
             raise InvalidRequest(f"Invalid '{param}': this model needs at least one token to start from.", param)
         return ids
@@ -83,13 +93,25 @@ class PromptEncoder:
                 )
         return tuple(token_ids)
 
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, control tokens by their names."""
+        text = ""
+        for control, run in groupby(token_ids, self._control.__contains__):
+            tokens = list(run)
+            text += "".join(map(self.token_text, tokens)) if control else self.shown(tokens)
+        return text
+
+    def name(self, token: int) -> str:
+        """A single token as the vocabulary writes it; empty for an id that has no token."""
+        return self._tokenizer.id_to_token(token) or ""
+
     def shown(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, without control tokens."""
         detokenizer = self.make_detokenizer()
         return detokenizer.add(token_ids) + detokenizer.end()
 
-    def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of a chat, up to where the model's answer begins.
+    def chat(self, messages: Sequence[Message], opens_answer: bool = True) -> tuple[int, ...]:
+        """Token ids of a chat, by default up to where the model's answer begins.
 
         Raises:
             ContextLengthExceeded: so long that it is not even encoded.
@@ -97,7 +119,7 @@ class PromptEncoder:
         """
         if self._template is None:
             raise InvalidRequest(f"The model '{self._card.name}' has no chat template. Use /v1/completions.", "model")
-        return tuple(self._encode(self._template.render(messages), "messages"))
+        return tuple(self._encode(self._template.render(messages, opens_answer), "messages"))
 
     def _encode(self, pieces: Sequence[Piece], param: str) -> list[int]:
         at_least = sum(len(piece.text) for piece in pieces) // self._most_characters

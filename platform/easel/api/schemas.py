@@ -157,12 +157,12 @@ class ChatBody(GenerationBody):
     """And of so many other tokens there. Only with `logprobs`."""
 
 
-B = TypeVar("B", CompletionBody, ChatBody)
+B = TypeVar("B", bound=BaseModel)
 
 
 def parse_completion(raw: bytes) -> CompletionBody:
     """The body of a completion. Raises `InvalidRequest` or `UnsupportedParameter` that names the first wrong field."""
-    body = _validate(CompletionBody, unsupported.without_neutral(_object(raw), unsupported.COMPLETION))
+    body = validated(CompletionBody, unsupported.without_neutral(_object(raw), unsupported.COMPLETION))
     _check(body)
     if body.echo and body.logprobs is not None:
         raise InvalidRequest(
@@ -183,7 +183,7 @@ def parse_chat(raw: bytes) -> ChatBody:
     data = unsupported.without_neutral(_object(raw), unsupported.CHAT)
     if "messages" in data:
         data["messages"] = unsupported.refuse_in_messages(data["messages"])
-    body = _validate(ChatBody, data)
+    body = validated(ChatBody, data)
     _check(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", "top_logprobs")
@@ -207,7 +207,8 @@ def _check(body: GenerationBody) -> None:
         )
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The body as it came. Raises `InvalidRequest` for anything but a JSON object."""
     try:
         data = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
@@ -216,6 +217,11 @@ def _object(raw: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(data, dict):
         raise InvalidRequest(f"The body of the request must be a JSON object, but it is {_named(data)}.")
+    return data
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    data = json_object(raw)
     options = data.get("stream_options")
     if isinstance(options, dict):
         options = unsupported.without_neutral(options, unsupported.STREAM_OPTIONS, "stream_options.")
@@ -227,7 +233,8 @@ def _object(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def _validate(schema: type[B], data: Mapping[str, Any]) -> B:
+def validated(schema: type[B], data: Mapping[str, Any]) -> B:
+    """`data` as `schema` has it. Raises `InvalidRequest` that names the first wrong field."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -240,7 +247,7 @@ def _validate(schema: type[B], data: Mapping[str, Any]) -> B:
 def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        known = [*schema.model_fields, *(unsupported.CHAT if schema is ChatBody else unsupported.COMPLETION)]
+        known = [*schema.model_fields, *unsupported.OF_SCHEMA.get(schema.__name__, ())]
         match = get_close_matches(path, known, n=1) if "." not in path else []
         return f"Unknown parameter: '{path}'." + (f" Did you mean '{match[0]}'?" if match else "")
     if kind == "missing":

@@ -68,8 +68,8 @@ class ChatTemplate:
         except (jinja2.TemplateError, InvalidRequest, InternalError) as error:
             raise ConfigurationError(f"chat template: {error}", "checkpoint") from error
 
-    def render(self, messages: Sequence[Message]) -> list[Piece]:
-        """The prompt up to where the model's answer begins.
+    def render(self, messages: Sequence[Message], opens_answer: bool = True) -> list[Piece]:
+        """The prompt, by default up to where the model's answer begins; otherwise to the end of the last message.
 
         Raises:
             InvalidRequest: the template refuses the messages, with its own words.
@@ -79,7 +79,11 @@ class ChatTemplate:
         stand_ins = [{**message, "content": _stand_in(message["content"], nonce, contents)} for message in messages]
         try:
             text = self._template.render(
-                messages=stand_ins, add_generation_prompt=True, enable_thinking=False, tools=None, **self._special
+                messages=stand_ins,
+                add_generation_prompt=opens_answer,
+                enable_thinking=False,
+                tools=None,
+                **self._special,
             )
         except _Refused as error:
             raise InvalidRequest(

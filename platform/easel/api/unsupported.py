@@ -41,6 +41,19 @@ CHAT: Mapping[str, Neutral] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+TOKENIZE: Mapping[str, Neutral] = {
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "mm_processor_kwargs": ({},),
+    "tools": ([],),
+}
+"""What vLLM's clients may send along."""
+OF_SCHEMA: Mapping[str, Mapping[str, Neutral]] = {
+    "ChatBody": CHAT,
+    "CompletionBody": COMPLETION,
+    "TokenizeBody": TOKENIZE,
+}
+"""By the name of the schema that has the rest."""
 STREAM_OPTIONS: Mapping[str, Neutral] = {"include_obfuscation": (False,)}
 MESSAGE: Mapping[str, Neutral] = {
     "annotations": ([],),
