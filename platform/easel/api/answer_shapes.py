@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel.protocol import CanvasStop, FinishReason
+from easel.protocol import FinishReason
 
 Count = Annotated[int, Field(ge=0)]
-Stop = Literal[tuple(str(stop) for stop in CanvasStop)]  # type: ignore[valid-type]
+Stop = Literal["converged", "step_cap", "deadline", "unknown"]
+"""The words of `easel.protocol.CanvasStop`."""
 
 
 class Answer(BaseModel):
@@ -240,7 +241,7 @@ class Progress(Answer):
     changes: list[Change]
     steps: Annotated[Count, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
     """These three: where it is committed."""
-    stop: Annotated[Stop, Field(json_schema_extra=absent)] = None  # type: ignore[valid-type]
+    stop: Annotated[Stop, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
     tokens: Annotated[Count, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
 
 

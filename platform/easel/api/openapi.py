@@ -1,8 +1,8 @@
 """The OpenAPI document of the application: /openapi.json.
 
-Owns: one entry for each route, with what it reads, every answer that it may give and the headers that come along. Bodies
-are read by hand, so the framework's own document would be empty; here the schemas that requests are checked against are
-shown, and `tests/contract/test_openapi.py` holds routes and real answers against it.
+Owns: one entry for each route, with what it reads, every answer that it may give and the headers that come along.
+Bodies are read by hand, so the framework's own document would be empty; here the schemas that requests are
+checked against are shown, and `tests/contract/test_openapi.py` holds routes and real answers against it.
 Refuses to know: how anything is answered.
 
 What JSON Schema cannot say (bounds over several fields, what a tokenizer makes of a text) is a documented 400.
@@ -79,7 +79,7 @@ HEADERS: Mapping[str, tuple[str, Json]] = {
     "retry-after-ms": ("The same in milliseconds.", NUMBER),
     "x-should-retry": ("`false` where trying again is in vain.", {"type": "string", "enum": ["false"]}),
     "www-authenticate": ("How to send a key.", {"type": "string", "enum": ["Bearer"]}),
-    **{name: ("Where the key stands with one of its limits.", TEXT) for name in LIMIT_HEADERS},
+    **dict.fromkeys(LIMIT_HEADERS, ("Where the key stands with one of its limits.", TEXT)),
 }
 ALWAYS = frozenset({"x-request-id", "www-authenticate"})
 

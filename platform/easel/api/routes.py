@@ -96,7 +96,7 @@ class Routes:
         return JSONResponse({"name": "easel", "version": __version__, "system_fingerprint": self._card.fingerprint})
 
     async def openapi(self) -> Response:
-        """The document of all routes. It needs no key: it says nothing that docs/api.md does not, and names no model."""
+        """The document of all routes. Needs no key: it says no more than docs/api.md, and names no model."""
         return JSONResponse(self._document)
 
     async def models(self, request: Request) -> Response:
