@@ -65,7 +65,7 @@ def create_app(
         version=__version__,
         middleware=middleware,
         redirect_slashes=False,
-        openapi_url=None,  # the bodies are read by hand, so what would be generated is not the whole truth
+        openapi_url=None,  # the bodies are read by hand, so what would be generated says nothing: easel.api.openapi
         docs_url=None,
         redoc_url=None,
     )

@@ -23,6 +23,7 @@ from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.logprobs import ChosenToken
 from easel.api.model_card import ModelCard
+from easel.api.openapi import document
 from easel.api.progress import Told
 from easel.api.prompt import PromptEncoder
 from easel.api.request_log import RequestNotes, notes
@@ -59,6 +60,7 @@ class Routes:
         self._backend = backend
         self._recorder = recorder
         self._callers = callers
+        self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
         """Registers the routes. HEAD goes with GET."""
@@ -66,6 +68,7 @@ class Routes:
             ("/healthz", self.healthz),
             ("/readyz", self.readyz),
             ("/version", self.version),
+            ("/openapi.json", self.openapi),
             ("/v1/models", self.models),
             ("/v1/models/{model_id:path}", self.model),
         ):
@@ -87,6 +90,10 @@ class Routes:
     async def version(self) -> Response:
         """What runs here."""
         return JSONResponse({"name": "easel", "version": __version__, "system_fingerprint": self._card.fingerprint})
+
+    async def openapi(self) -> Response:
+        """The document of all routes. Needs no key: it says no more than docs/api.md, and names no model."""
+        return JSONResponse(self._document)
 
     async def models(self, request: Request) -> Response:
         """Every name that `model` may be, of those that the caller may use."""

@@ -50,7 +50,7 @@ Tokens = list[Annotated[int, Field(ge=0)]]
 Prompt = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[list[str], Tag("~texts"), Field(min_length=1)]
-    | Annotated[Tokens, Tag("~tokens")]
+    | Annotated[Tokens, Tag("~tokens"), Field(min_length=1)]
     | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Tag("~token_lists")],
     Discriminator(_kind),
 ]
