@@ -269,7 +269,7 @@ async def test_probes_and_version(checkpoint: Path) -> None:
         ("GET", "/", 404, "not_found", None),
         ("GET", "/v1/nothing", 404, "not_found", None),
         ("POST", "/v1/completions/", 404, "not_found", None),
-        ("GET", "/openapi.json", 404, "not_found", None),
+        ("GET", "/docs", 404, "not_found", None),
         ("GET", "/v1/completions", 405, "method_not_allowed", "POST"),
         ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
         ("DELETE", "/v1/models/easel", 405, "method_not_allowed", "GET, HEAD"),
