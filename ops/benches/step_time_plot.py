@@ -1,6 +1,6 @@
 """Draws step time against canvases: the floor, Easel, and vLLM, from results measured on one machine in one lease.
 
-    PYTHONPATH=ops python ops/benches/step_time_plot.py results/STEP.json results/VLLM.json --out docs/images/step_time.png
+    PYTHONPATH=ops python ops/benches/step_time_plot.py STEP.json VLLM.json --out docs/images/step_time.png
 
 Owns: the picture. Refuses to know: how anything was measured (`step_time`, `peers/vllm_step`).
 """

@@ -23,6 +23,8 @@ from easel.api import answer_shapes as shapes
 from easel.api import unsupported
 from easel.api.callers import LIMIT_HEADERS, is_guarded
 from easel.api.schemas import ChatBody, CompletionBody
+from easel.api.token_bodies import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
+from easel.api.tokenizing import PREFIXES
 from easel.errors import EaselError, tree
 from easel.settings import ApiSettings
 
@@ -33,6 +35,7 @@ NEUTRAL: Mapping[str, Mapping[str, unsupported.Neutral]] = {
     "ChatBody": unsupported.CHAT,
     "ChatMessage": unsupported.MESSAGE,
     "StreamOptions": unsupported.STREAM_OPTIONS,
+    "TokenizeBody": unsupported.TOKENIZE,
 }
 """Parameters that are taken at values that change nothing, by the schema that they stand in."""
 
@@ -54,6 +57,7 @@ class Operation:
     """Whether a key's limits are told in headers."""
 
 
+READING = (400, 403, 404, 413)
 GENERATION = (400, 403, 404, 413, 429, 500, 503, 504)
 OPERATIONS: Mapping[str, Operation] = {
     "/healthz": Operation("This process is alive. Says nothing of the model.", shapes.Health, ()),
@@ -68,6 +72,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "/v1/chat/completions": Operation(
         "Answers a chat.", shapes.ChatCompletion, GENERATION, ChatBody, shapes.ChatCompletionChunk, ("post",), True
     ),
+    **{
+        prefix + path: Operation(summary, answer, READING, body, methods=("post",))
+        for prefix in PREFIXES
+        for path, summary, answer, body in (
+            ("/tokenize", "Token ids of a prompt or a chat.", TokenizeAnswer, TokenizeBody),
+            ("/detokenize", "The text of token ids.", DetokenizeAnswer, DetokenizeBody),
+        )
+    },
 }
 """By path. A new route needs an entry here, and a model of its answer."""
 
