@@ -83,6 +83,11 @@ class Scaled:
             return []
         return self.engines() if all(replica["state"] == "RUNNING" for replica in found["replicas"]) else []
 
+    def states(self) -> list[str]:
+        """Of all its engine replicas."""
+        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
+        return [str(replica["state"]) for replica in found["replicas"]]
+
     def target(self) -> int:
         found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
         return int(found["target_num_replicas"])
@@ -122,7 +127,6 @@ def test_bounds_and_targets_change_without_a_new_replica(local: Local, scaled: S
 def test_the_actor_and_the_controller_may_die(local: Local, scaled: Scaled) -> None:
     """Replicas stay, requests are answered, and scaling goes on."""
     scaled.deploy(min_replicas=1)
-    # Settled: Serve takes a replica that its dead controller was stopping for one that failed to start.
     wait_until(lambda: scaled.settled(1), "one replica runs")
     for title in ("ray::WorkLedger", "ray::ServeController"):
         found = [p for p in processes.members(local.session.mark, local.keeper) if _title(p).startswith(title)]
@@ -133,6 +137,23 @@ def test_the_actor_and_the_controller_may_die(local: Local, scaled: Scaled) -> N
     # As much work as at first, until it has its effect: how long a controller takes to come back is Ray's affair.
     with asking(local, 24, "slow") as statuses:
         wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work", 120)
+    assert set(statuses) == {200}
+
+
+def test_the_controller_may_die_while_a_replica_is_being_stopped(local: Local, scaled: Scaled) -> None:
+    """Its successor does not take the stopped one for a failed start, which here would be the end of the deployment."""
+    scaled.deploy(min_replicas=2)
+    wait_until(lambda: scaled.settled(2), "two replicas run")
+    # Nothing to do, so that it has stopped before the next controller is up.
+    scaled.deploy(min_replicas=1, max_replicas=1)
+    wait_until(lambda: "STOPPING" in scaled.states(), "one is being stopped")
+    for process in processes.members(local.session.mark, local.keeper):
+        if _title(process).startswith("ray::ServeController"):
+            process.kill()
+    with asking(local, SLOTS, "slow") as statuses:
+        wait_until(lambda: scaled.settled(1), "one is left, or a new one runs", 60)
+        scaled.deploy(min_replicas=2)
+        wait_until(lambda: scaled.settled(2), "and a second one again", 60)
     assert set(statuses) == {200}
 
 

@@ -6,6 +6,8 @@ may use; that stands in the configuration (`easel.rayserve.config`).
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping
 
 from ray import serve
@@ -20,6 +22,9 @@ from easel.rayserve.metrics import RayRecorder
 from easel.rayserve.replica import STUCK_AFTER_S, EngineReplica
 from easel.settings import AppSettings, ModelSettings, parse
 
+LEAVE_AFTER_S = 1.0
+"""How long a replica that has stopped waits for Serve's controller to end its process, which it does at once."""
+
 
 class ServedEngine(EngineReplica):
     """`EngineReplica` with what only a Serve replica has: the port to keep in, metrics, and Serve's way to end it."""
@@ -31,8 +36,16 @@ class ServedEngine(EngineReplica):
         await super().__init__(name, model, make_engine, RayRecorder(), stuck_after_s)
 
     async def __del__(self) -> None:
-        """Serve awaits this when the replica is drained."""
+        """Serve awaits this when the replica is drained.
+
+        If the controller that had it drained is dead, nobody ends the process, and the next controller takes what it
+        finds alive for a replica that serves. So it leaves by itself: a replica that is gone is simply replaced, while
+        one that cannot start again counts as a failed start, of which few are the end of a deployment.
+        """
         await self.close()
+        leave = threading.Timer(LEAVE_AFTER_S, os._exit, (0,))
+        leave.daemon = True
+        leave.start()
 
 
 def build(args: Mapping[str, object]) -> Application:

@@ -70,6 +70,7 @@ class EngineReplica:
         self._counted: dict[str, float] = {}
         """Totals already exported: the engine gives totals, a counter wants what was added."""
         self._exporter: asyncio.Task[None] | None = None
+        self._closed = False
         began = time.monotonic()
         self._engine = make_engine(model)
         logger.info("loading %s with engine %s", model.checkpoint, self._engine.name)
@@ -119,9 +120,12 @@ class EngineReplica:
         await self._engine.reconfigure(EngineLimits(**limits))
 
     async def check_health(self) -> None:
-        """Serve replaces a replica in which this raises three times running."""
+        """Serve replaces a replica in which this raises three times running.
+
+        One that was told to stop is not ill: a new controller that finds it would count that as a failed start.
+        """
         stats = self._engine.stats()
-        if stats.state in (EngineState.FAILED, EngineState.STOPPED):
+        if stats.state is EngineState.FAILED or (stats.state is EngineState.STOPPED and not self._closed):
             raise EngineFailed(f"The engine is {stats.state}: {stats.failure or 'no reason given'}")
         age = time.time() - stats.last_step_at
         if stats.state is EngineState.READY and stats.last_step_at > 0 and age > self._stuck_after_s:
@@ -129,6 +133,7 @@ class EngineReplica:
 
     async def close(self) -> None:
         """Stop the engine. Called once, when the last request is answered or the time for that is over."""
+        self._closed = True
         if self._exporter is not None:
             self._exporter.cancel()
             await asyncio.gather(self._exporter, return_exceptions=True)

@@ -110,6 +110,12 @@ async def test_health_notices(replica: EngineReplica, engine: Patient, override:
         await replica.check_health()
 
 
+async def test_one_that_was_told_to_stop_is_not_ill(replica: EngineReplica, engine: Patient) -> None:
+    await replica.close()
+    assert engine.stats().state is EngineState.STOPPED
+    await replica.check_health()
+
+
 async def test_a_loop_that_was_busy_for_less_is_healthy(replica: EngineReplica, engine: Patient) -> None:
     engine.override = {"last_step_at": time.time() - 2}
     await replica.check_health()
