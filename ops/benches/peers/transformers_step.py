@@ -16,6 +16,7 @@ import time
 import torch
 import transformers
 from transformers import DiffusionGemmaForBlockDiffusion
+from transformers.models.diffusion_gemma import modeling_diffusion_gemma as modeling
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaConfig
 
 from benches.shapes import CONFIG
@@ -27,10 +28,28 @@ VISION = {
 FEW, MANY = 4, 12
 
 
+def share_experts(layers: int) -> None:
+    """Have the second tower built with the first one's experts: both are tied later, and do not fit a card before."""
+    built, build = [], modeling.DiffusionGemmaTextExperts.__init__
+
+    def build_or_share(self: torch.nn.Module, *given: object, **named: object) -> None:
+        if len(built) < layers:
+            build(self, *given, **named)
+        else:
+            with torch.device("meta"):
+                build(self, *given, **named)
+            twin = built[len(built) - layers]
+            self.gate_up_proj, self.down_proj = twin.gate_up_proj, twin.down_proj
+        built.append(self)
+
+    modeling.DiffusionGemmaTextExperts.__init__ = build_or_share
+
+
 def main() -> None:
     """Print one JSON line for each number of canvases."""
     text = {k: v for k, v in CONFIG["text_config"].items() if k != "model_type"}
     config = DiffusionGemmaConfig(text_config=text, vision_config=VISION, canvas_length=256)
+    share_experts(text["num_hidden_layers"])
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = DiffusionGemmaForBlockDiffusion(config).eval()
