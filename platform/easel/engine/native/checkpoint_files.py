@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class CheckpointFiles:
         """One tensor as it is stored, on the CPU."""
         tensor: torch.Tensor = self._handle(self.entries[name].path).get_tensor(name)
         return tensor
+
+    def stack(self, names: Sequence[str]) -> torch.Tensor:
+        """Tensors of one shape and type as one with a dimension more in front, on the CPU."""
+        return torch.stack([self.read(name) for name in names])
 
     def _handle(self, path: Path) -> Any:
         if path not in self._open:

@@ -56,6 +56,9 @@ class Source(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """One tensor as it is stored. It may be a view that has to be copied to outlive its source."""
 
+    def stack(self, names: Sequence[str]) -> torch.Tensor:
+        """Tensors of one shape and type as one with a dimension more in front. A copy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -91,6 +94,19 @@ class Stage:
         if at % dtype.itemsize:  # a header of odd length: the format does not forbid it
             raw = raw.clone()
         return raw.view(dtype).view(entry.shape)
+
+    def stack(self, names: Sequence[str]) -> torch.Tensor:
+        """See `Source`; on the device. Tensors that lie in one grid, as all experts of a file do, are taken out of it
+        in one launch: to slice tens of thousands of them one by one takes longer than to read them."""
+        places = [self._places[name] for name in names]
+        entry, size = places[0][0], places[0][0].end - places[0][0].start
+        first, last = min(at for _, at in places), max(at for _, at in places)
+        if all((at - first) % size == 0 for _, at in places):
+            grid = self._buffer[first : last + size].view(-1, size)
+            rows = grid.index_select(0, torch.tensor([(at - first) // size for _, at in places], device=grid.device))
+        else:
+            rows = torch.stack([self._buffer[at : at + size] for _, at in places])
+        return rows.view(TYPES[entry.dtype]).view(len(names), *entry.shape)
 
 
 def plan_stage(files: CheckpointFiles, names: Sequence[str], most_gap: int = MOST_GAP) -> Plan:

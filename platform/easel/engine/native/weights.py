@@ -142,23 +142,15 @@ def read_quantised(source: Source, config: ModelConfig, prefix: str, part: str, 
     layout = config.quantisation.layout
     names = NVFP4_NAMES[layout]
 
-    def all_experts(suffix: str, dtype: torch.dtype) -> torch.Tensor:
-        # Stored bytes are stacked before they move: a copy for each of 128 small tensors would take longer.
-        return torch.stack(
-            [source.read(f"{prefix}{expert}.{part}.{suffix}").view(dtype) for expert in range(config.experts)]
-        )
+    def all_experts(suffix: str) -> torch.Tensor:
+        return source.stack([f"{prefix}{expert}.{part}.{suffix}" for expert in range(config.experts)])
 
-    scales = all_experts(names.scales, torch.uint8)  # as bytes: torch stacks few things of eight-bit floats
-    scale_2 = all_experts(names.scale_2, torch.float32).reshape(-1)
+    scale_2 = all_experts(names.scale_2).float().reshape(-1)
     if layout == "compressed-tensors":
         if not bool((scale_2 > 0).all()):
             raise ConfigurationError(f"{prefix}*.{part}.{names.scale_2}: a number above zero is needed")
         scale_2 = scale_2.reciprocal()
-    return Nvfp4(
-        all_experts(names.codes, torch.uint8).to(device),
-        scales.to(device).view(torch.float8_e4m3fn),
-        scale_2.to(device),
-    )
+    return Nvfp4(all_experts(names.codes).to(device), all_experts(names.scales).to(device), scale_2.to(device))
 
 
 def unpacked(parts: Sequence[Nvfp4], config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> ExpertWeights:

@@ -110,6 +110,20 @@ def test_whatever_the_chunks_and_the_gaps_tensors_are_the_same(
                 _same(source.read(name), files.read(name))
 
 
+def test_stacks_are_those_of_the_library_in_a_grid_and_across_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    scattered = CheckpointFiles(folders["modelopt"])  # in any order, over three files
+    tensors = {name: scattered.read(name) for name in scattered.entries}
+    shutil.copy(folders["modelopt"] / "config.json", tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors")  # sorted by the library
+    config = read_model_config(tmp_path)
+    for files in (CheckpointFiles(tmp_path), scattered):
+        with closing(read_stages(files, stages(config)[2:3])) as sources:
+            source = next(sources)
+            for suffix in ("weight", "weight_scale", "weight_scale_2"):
+                names = [f"model.decoder.layers.0.experts.{expert}.up_proj.{suffix}" for expert in (2, 0, 3, 1)]
+                _same(source.stack(names), files.stack(names))
+
+
 def test_neighbours_are_read_in_one_go_and_what_nobody_wants_is_left_out(folders: dict[str, Path]) -> None:
     files = CheckpointFiles(folders["plain"])
     by_place = sorted(files.entries, key=lambda name: files.entries[name].start)
