@@ -69,7 +69,11 @@ class EngineSettings(Settings):
     """Most tokens of prompt and answer together. The checkpoint's own limit applies as well. Restart."""
     kv_tokens: int | None = Field(None, ge=64)
     """Tokens that the KV cache holds over all sequences. None: `slots * context_tokens`, so that nothing is ever
+    preempted; on a GPU what is free instead, which is more, and prefixes stay longer, or less, and sequences may be
     preempted. Restart."""
+    gpu_memory_fraction: float = Field(0.88, gt=0.0, le=1.0)
+    """Part of the GPU's memory that may be in use when the engine has loaded, whoever uses it: weights and work space
+    first, the KV cache takes the rest. What is left is for monitors, the driver, and whoever comes later. Restart."""
     kv_block_tokens: int = Field(32, ge=1, le=1024)
     """Tokens in one KV block. With `prefix_cache` they divide 256. Restart."""
     prefix_cache: bool = True
@@ -81,6 +85,9 @@ class EngineSettings(Settings):
     max_denoising_steps: int | None = Field(None, ge=1, le=1024)
     """Upper bound on denoising steps of one canvas, whatever a request or the checkpoint says. Lower is faster and
     worse. None: no bound beyond the checkpoint's. Live."""
+    step_timeout_s: float = Field(60.0, ge=1.0, le=3600.0)
+    """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
+    takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
