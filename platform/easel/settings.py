@@ -381,6 +381,12 @@ class LocalSettings(Settings):
     """Shared memory for Ray. Streams do not pass through it. Restart."""
     cpus: int | None = Field(None, ge=1)
     """Cores that Ray may plan with. None: those of the machine, and no fewer than the replicas ask for. Restart."""
+    gpus: int | None = Field(None, ge=0, le=1024)
+    """GPUs that Ray may plan with. None: those of the machine. Restart."""
+    every_gpu: bool = False
+    """An engine replica for each `deployments.engine.gpus` GPUs that this machine turns out to have, whatever
+    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 16 of those, or
+    `deployments.ingress.replicas` if that is more. Restart."""
 
 
 class ServeSettings(Settings):
@@ -393,6 +399,12 @@ class ServeSettings(Settings):
     @model_validator(mode="after")
     def _keys_where_others_reach_it(self) -> Self:
         ensure_guarded(self.local.host, self.app.api, "local.host")
+        return self
+
+    @model_validator(mode="after")
+    def _a_replica_takes_gpus(self) -> Self:
+        if self.local.every_gpu and self.deployments.engine.gpus == 0:
+            raise ValueError("local.every_gpu: deployments.engine.gpus says that a replica takes no GPU; set it to 1")
         return self
 
     @model_validator(mode="after")
