@@ -88,7 +88,8 @@ def measured(args: argparse.Namespace, local: Local, load: Load) -> dict[str, An
         time.sleep(max(0.0, began + args.seconds - time.monotonic()))
         after = cpu_seconds(local)
         answers = clients.answers()
-    return summary(answers, began, began + args.seconds) | {"cores": cores_used(before, after, args.seconds)}
+    cores = cores_used(before, after, args.seconds)
+    return summary(answers, began, began + args.seconds) | {"cores": cores, "busiest_client": clients.busiest}
 
 
 def measure_rate(args: argparse.Namespace, replicas: int) -> dict[str, Any]:
@@ -298,7 +299,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a folder of the published shapes; the fake engine makes its own")
     parser.add_argument("--replicas", type=lambda text: [int(one) for one in text.split(",")], default=[1, 1, 2, 4, 8])
     parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--ingress", type=int, default=1, help="ingress replicas at least: one for 16 engines")
+    parser.add_argument("--ingress", type=int, default=1, help="ingress replicas at least; one for 8 engines")
     parser.add_argument("--streams-each", type=int, default=STREAMS_EACH)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--steps", type=int, default=16)

@@ -81,6 +81,8 @@ class Clients:
         self._parts = [part for load in loads for part in split(load)]
         self._running: list[tuple[Any, Connection]] = []
         self.began = 0.0
+        self.busiest = 0.0
+        """Part of a core that the busiest client process took: near 1, it is the clients that are measured."""
 
     def __enter__(self) -> Clients:
         context = multiprocessing.get_context("spawn")
@@ -103,7 +105,9 @@ class Clients:
 
     def answers(self) -> list[Answer]:
         """Of all, when the last one has ended."""
-        return [answer for _, connection in self._running for answer in connection.recv()]
+        told = [connection.recv() for _, connection in self._running]
+        self.busiest = round(max(cores for _, cores in told), 3)
+        return [answer for answers, _ in told for answer in answers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for process, connection in self._running:
@@ -135,7 +139,10 @@ def _client_process(load: Load, connection: Connection) -> None:
     import openai  # noqa: F401  # a second or two, before the clock runs
 
     connection.send("ready")
-    connection.send(asyncio.run(_streams(load, connection.recv())))
+    began = connection.recv()
+    cpu, at = time.process_time(), time.monotonic()
+    answers = asyncio.run(_streams(load, began))
+    connection.send((answers, (time.process_time() - cpu) / (time.monotonic() - at)))
 
 
 async def _streams(load: Load, began: float) -> list[Answer]:
