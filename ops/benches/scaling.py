@@ -37,7 +37,7 @@ from session_watch import Metrics, cores_used, cpu_seconds, idle_cores, largest_
 from streams import Clients, Load, forced, percentile, summary
 
 SECTIONS = ("rates", "cost", "autoscaling", "kill")
-STREAMS_EACH, BASE_STREAMS = 8, 2
+STREAMS_EACH = 8
 STEP_MS, STEP_MS_PER_CANVAS = 10.8, 4.6
 """One H100: 10.8 ms at 1 canvas, 43.0 at 8 (2026-11-24-step-time-h100.json)."""
 METRICS_S = 5.0
@@ -180,14 +180,14 @@ async def follow(watch: Watch, clients: Clients, timeout_s: float) -> tuple[list
 
 
 def measure_autoscaling(args: argparse.Namespace) -> dict[str, Any]:
-    """Two streams all the time, which one replica carries well below its capacity; for a while eight more for each of
-    all replicas."""
+    """One stream all the time; for a while eight more for each of all replicas. Two already keep a second replica: a
+    closed loop asks the more the sooner it is answered, and apart they are answered sooner than together."""
     replicas = max(args.replicas)
     scaling = {"min_replicas": 1, "target_s": 2.0, "down_delay_s": args.down_delay}
     lead, tail = 15.0, args.down_delay + 15.0
     with service(args, replicas, autoscaling=scaling) as (local, _):
         watch = Watch(local)
-        base = load_of(args, local, BASE_STREAMS, lead + args.wave + tail)
+        base = load_of(args, local, 1, lead + args.wave + tail)
         wave = load_of(args, local, args.streams_each * replicas, args.wave, delay_s=lead, seed=7)
         with Clients(base, wave) as clients:
             began = clients.begin()
