@@ -386,7 +386,7 @@ class LocalSettings(Settings):
     """GPUs that Ray may plan with. None: those of the machine. Restart."""
     every_gpu: bool = False
     """An engine replica for each `deployments.engine.gpus` GPUs that this machine turns out to have, whatever
-    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 16 of those, or
+    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 8 of those, or
     `deployments.ingress.replicas` if that is more. Restart."""
 
 
