@@ -88,6 +88,9 @@ class EngineSettings(Settings):
     step_timeout_s: float = Field(60.0, ge=1.0, le=3600.0)
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
+    compile_cache: str | None = Field(None, min_length=1)
+    """Folder in which compiled kernels are kept for the next start; replicas of a host may share it. None: Triton's
+    own, `$TRITON_CACHE_DIR` or `~/.triton/cache`. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
