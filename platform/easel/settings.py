@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from easel.errors import ConfigurationError
+from easel.hub.reference import cached_folder, hub_reference
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
@@ -110,7 +111,9 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors, or `embedded:NAME` for one that comes with Easel. Restart."""
+    """A folder with config.json and safetensors; `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub, which
+    `easel serve` and `easel pull` fetch (docs/checkpoints.md); or `embedded:NAME` for one that comes with Easel.
+    Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
@@ -147,6 +150,8 @@ class ModelSettings(Settings):
                     f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
                 )
             return folder
+        if (reference := hub_reference(self.checkpoint)) is not None:
+            return cached_folder(reference)
         folder = Path(self.checkpoint).expanduser()
         if not (folder / "config.json").is_file():
             raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
