@@ -70,7 +70,7 @@ class Record:
             raise TimeoutError(f"not done within {limit_s:g} s")
 
         before = signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        around, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
         began, value = time.monotonic(), None
         print(f"[{name}]", file=sys.stderr, flush=True)
         try:
@@ -80,7 +80,8 @@ class Record:
             traceback.print_exc()
             self.put(name, {"error": f"{type(error).__name__}: {error}", "after_s": round(time.monotonic() - began, 1)})
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, before)
+            left = max(0.1, around - (time.monotonic() - began)) if around else 0.0  # of the section around this one
+            signal.setitimer(signal.ITIMER_REAL, left)
         print(f"[{name}] {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
         return value

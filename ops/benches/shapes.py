@@ -39,6 +39,14 @@ VISION: dict[str, Any] = {
     "position_embedding_size": 10_240, "default_output_length": 280, "standardize": True, "use_clipped_linears": False,
 }  # fmt: skip
 
+VLLM_QUANTISED: dict[str, Any] = {
+    "quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16,
+    "ignore": [
+        "lm_head", "*self_attn*", "*router*", "*self_conditioning*", "*vision_tower*", "*embed_vision*", "*.mlp.*",
+    ],
+}  # fmt: skip
+"""What config.json tells vLLM of NVFP4 experts in modelopt's layout."""
+
 _ROPE: dict[str, Any] = {
     "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "proportional"},
     "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},

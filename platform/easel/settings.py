@@ -297,7 +297,8 @@ class DeploymentSettings(Settings):
     cpus: float = Field(1.0, ge=0.0, le=1024.0)
     """Cores that Ray sets aside for a replica. Restart."""
     gpus: float = Field(0.0, ge=0.0, le=64.0)
-    """GPUs that Ray sets aside for a replica. Restart."""
+    """GPUs that Ray sets aside for a replica; it sees no other. 0: none on Kubernetes; `easel serve` gives an engine
+    whose device is `auto` one where there is one for each replica. Restart."""
     graceful_shutdown_timeout_s: float = Field(620.0, ge=0.0, le=86_400.0)
     """Seconds that a replica gets to finish its streams. Keep it above `api.request_timeout_s`. Live."""
     health_check_period_s: float = Field(2.0, gt=0.0, le=3600.0)
@@ -389,6 +390,12 @@ class LocalSettings(Settings):
     """Shared memory for Ray. Streams do not pass through it. Restart."""
     cpus: int | None = Field(None, ge=1)
     """Cores that Ray may plan with. None: those of the machine, and no fewer than the replicas ask for. Restart."""
+    gpus: int | None = Field(None, ge=0, le=1024)
+    """GPUs that Ray may plan with. None: those of the machine. Restart."""
+    every_gpu: bool = False
+    """An engine replica for each `deployments.engine.gpus` GPUs that this machine turns out to have, whatever
+    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 16 of those, or
+    `deployments.ingress.replicas` if that is more. Restart."""
 
 
 class ServeSettings(Settings):
@@ -401,6 +408,21 @@ class ServeSettings(Settings):
     @model_validator(mode="after")
     def _keys_where_others_reach_it(self) -> Self:
         ensure_guarded(self.local.host, self.app.api, "local.host")
+        return self
+
+    @model_validator(mode="after")
+    def _cuda_has_a_gpu(self) -> Self:
+        if self.app.model.engine.device == "cuda" and self.deployments.engine.gpus == 0:
+            raise ValueError(
+                f"app.models.{self.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would "
+                "hide every GPU from the replica; set it to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_replica_takes_gpus(self) -> Self:
+        if self.local.every_gpu and self.deployments.engine.gpus == 0:
+            raise ValueError("local.every_gpu: deployments.engine.gpus says that a replica takes no GPU; set it to 1")
         return self
 
     @model_validator(mode="after")

@@ -25,22 +25,16 @@ import torch
 import vllm
 from vllm import LLM, SamplingParams
 
-from benches.shapes import whole_config
+from benches.shapes import VLLM_QUANTISED, whole_config
 
 STEPS, CANVASES = 48, 2
-QUANTISED = {
-    "quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16,
-    "ignore": [
-        "lm_head", "*self_attn*", "*router*", "*self_conditioning*", "*vision_tower*", "*embed_vision*", "*.mlp.*",
-    ],
-}  # fmt: skip
 
 
 def checkpoint(folder: Path) -> None:
     """A folder with what vLLM needs beside weights."""
     shapes = whole_config()
     shapes["vision_config"] |= {"num_hidden_layers": 2}  # not run, and built all the same
-    whole = shapes | {"quantization_config": QUANTISED}
+    whole = shapes | {"quantization_config": VLLM_QUANTISED}
     generation = {
         "max_new_tokens": 256, "max_denoising_steps": STEPS, "t_min": 0.4, "t_max": 0.8, "stability_threshold": 1,
         "confidence_threshold": 0.005, "eos_token_id": [1], "pad_token_id": 0, "bos_token_id": 2,
