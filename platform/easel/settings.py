@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from easel.errors import ConfigurationError
+from easel.hub.reference import cached_folder, hub_reference
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
@@ -88,6 +89,9 @@ class EngineSettings(Settings):
     step_timeout_s: float = Field(60.0, ge=1.0, le=3600.0)
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
+    compile_cache: str | None = Field(None, min_length=1)
+    """Folder in which compiled kernels are kept for the next start; replicas of a host may share it. None: Triton's
+    own, `$TRITON_CACHE_DIR` or `~/.triton/cache`. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
@@ -107,7 +111,9 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors, or `embedded:NAME` for one that comes with Easel. Restart."""
+    """A folder with config.json and safetensors; `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub, which
+    `easel serve` and `easel pull` fetch (docs/checkpoints.md); or `embedded:NAME` for one that comes with Easel.
+    Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
@@ -144,6 +150,8 @@ class ModelSettings(Settings):
                     f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
                 )
             return folder
+        if (reference := hub_reference(self.checkpoint)) is not None:
+            return cached_folder(reference)
         folder = Path(self.checkpoint).expanduser()
         if not (folder / "config.json").is_file():
             raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")

@@ -21,6 +21,7 @@ from easel.engine.native.gpu_watch import GpuWatch, find_driver
 from easel.engine.native.loop import FAILED_MESSAGE, STOPPED_MESSAGE, Add, Cancel, Order, StepLoop, Stop
 from easel.engine.native.mailbox import Mailbox
 from easel.engine.native.noise import Noise
+from easel.engine.native.phases import Phases
 from easel.engine.native.scheduler import Told
 from easel.errors import Draining, EngineFailed, EngineStopped, InvalidRequest, NotReady
 from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest
@@ -39,9 +40,14 @@ class NativeEngine:
     supports = supports("native")
 
     def __init__(
-        self, folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None
+        self,
+        folder: Path,
+        settings: EngineSettings,
+        noise: Noise | None = None,
+        exact: bool | None = None,
+        phases: Phases | None = None,
     ) -> None:
-        """`folder`: the checkpoint's. `noise` and `exact`: see `assemble`."""
+        """`folder`: the checkpoint's. `noise`, `exact` and `phases`: see `assemble`."""
         self._state = EngineState.LOADING
         self._failure = ""
         self._mailboxes: dict[str, Mailbox] = {}
@@ -55,7 +61,7 @@ class NativeEngine:
         self._watcher: asyncio.Task[None] | None = None
         self._gpu: GpuWatch | None = None
         self._loop = StepLoop(
-            lambda: assemble(folder, settings, noise, exact),
+            lambda: assemble(folder, settings, noise, exact, phases),
             ready=lambda parts: self._post(self._on_ready, parts),
             send=lambda told: self._post(self._on_events, told),
             failed=lambda why: self._post(self._on_failed, why),
