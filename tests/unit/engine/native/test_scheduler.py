@@ -115,6 +115,25 @@ def test_prefill_is_held_to_its_budget_and_commits_are_not() -> None:
     assert [(e.sequence, e.stop) for e in plan.encodes] == [(early, 11), (late[0], 256)]
 
 
+def test_a_long_prompt_is_taken_in_beside_canvases_that_step_every_time() -> None:
+    """30,000 tokens among eight that decode: 512 a step, 256 once that is asked for, and nobody misses a step."""
+    bench = Bench(slots=9, blocks=9_000)
+    running = [bench.add(max_tokens=4_000) for _ in range(8)]
+    bench.step()
+    late = bench.add(prompt=(5,) * 30_000, max_tokens=LENGTH)
+    taken = []
+    while late.encoded < 30_000:
+        if len(taken) == 20:
+            bench.scheduler.limits.prefill_tokens_per_step = 256
+        converges = len(taken) % 5 == 4  # commits are not paid for by the budget
+        plan = bench.step(entropy=0.0 if converges else 1.0)
+        assert set(running) <= set(plan.denoises)
+        taken.append(sum(e.stop - e.start for e in plan.encodes if e.sequence is late))
+    assert taken == [512] * 20 + [256] * 77 + [30_000 - 20 * 512 - 77 * 256]
+    assert all(sequence.denoising_steps == 1 + len(taken) for sequence in running)
+    assert late.denoising_steps == 1, "its first step came with its last chunk"
+
+
 def test_cut_at_the_stop_token_and_say_which() -> None:
     bench = Bench()
     sequence = bench.add()
