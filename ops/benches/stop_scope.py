@@ -1,6 +1,7 @@
 """What the stop scope `reachable` costs and saves: the trained Sudoku checkpoint, with both scopes, puzzle by puzzle.
 
-    PYTHONPATH=platform:ops python ops/benches/stop_scope.py --limit 200 > ops/benches/results/2026-11-27-stop-scope.json
+    export PYTHONPATH=platform:ops
+    python ops/benches/stop_scope.py --limit 200 > ops/benches/results/2026-11-27-stop-scope.json
 
 The native engine on the CPU, exact, temperature 0, so that the figures depend on the puzzles alone and on no clock.
 Each held-out puzzle is asked with `canvas` and with `reachable`:

@@ -75,7 +75,8 @@ class EngineSettings(Settings):
     prefix_cache: bool = True
     """Keep the KV blocks of prompts' beginnings as long as nobody else needs them, so that the next prompt that begins
     so, a chat's next turn or another question after the same instructions, is not encoded again. In whole chunks of
-    256 tokens. Changes no bit of an answer where the engine is exact (CPU). Restart."""
+    256 tokens. Changes no bit of an answer where the engine is exact (CPU); where it is not (GPU), what an answer's
+    canvases wrote is kept for the next turn too, all but its last canvas. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
     """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. Live."""
     max_denoising_steps: int | None = Field(None, ge=1, le=1024)

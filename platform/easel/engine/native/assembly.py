@@ -86,7 +86,7 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
     )
     prefixes = PrefixCache(kv) if settings.prefix_cache else None
-    scheduler = Scheduler(kv, limits, most_written, prefixes)
+    scheduler = Scheduler(kv, limits, most_written, prefixes, keep_answers=not runner.exact)
     return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner)
 
 

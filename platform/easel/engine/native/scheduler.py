@@ -78,12 +78,21 @@ class Limits:
 class Scheduler:
     """See the module. Each method that decides something returns the events that tell of it, in order."""
 
-    def __init__(self, kv: KvCache, limits: Limits, most_written: int, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        kv: KvCache,
+        limits: Limits,
+        most_written: int,
+        prefixes: PrefixCache | None = None,
+        keep_answers: bool = False,
+    ) -> None:
         """`most_written`: tokens that one sequence may encode in one step; the sliding pool is sized by it.
-        `prefixes`: over the same blocks; None: each prompt is encoded whole."""
+        `prefixes`: over the same blocks; None: each prompt is encoded whole. `keep_answers`: it keeps what canvases
+        committed too, whose bits are not those that a prompt's chunk would have written."""
         self.kv = kv
         self.limits = limits
         self.prefixes = prefixes
+        self._keep_answers = keep_answers
         self._most_written = most_written
         self.seated: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -125,8 +134,7 @@ class Scheduler:
         for encode in plan.encodes:
             sequence = encode.sequence
             sequence.wrote(encode.stop - encode.start)
-            if self.prefixes is not None:
-                self.prefixes.keep(sequence.kv, sequence.request.prompt, sequence.prefix, encode.start, encode.stop)
+            self._keep(sequence, encode.start)
             self.kv.slide(sequence.kv, encode.stop)
         for sequence in plan.denoises:
             sequence.denoised(results[sequence], started_at)
@@ -189,8 +197,17 @@ class Scheduler:
         if self.prefixes is None:
             return 0
         before = sequence.encoded
-        sequence.encoded = self.prefixes.adopt(sequence.kv, sequence.request.prompt, sequence.prefix, before)
+        sequence.encoded = self.prefixes.adopt(sequence.kv, sequence.tokens, sequence.prefix, before)
         return sequence.encoded - before
+
+    def _keep(self, sequence: Sequence, start: int) -> None:
+        """Let the prefix cache have the chunks that are whole since tokens from `start` on were encoded."""
+        if self.prefixes is None:
+            return
+        if self._keep_answers:
+            sequence.prefix = prefix_hashes(sequence.tokens, sequence.encoded // BLOCK_TOKENS, sequence.prefix)
+        for index in range(start // BLOCK_TOKENS, min(sequence.encoded // BLOCK_TOKENS, len(sequence.prefix))):
+            self.prefixes.keep(sequence.kv, sequence.tokens, sequence.prefix, index)
 
     def _lacking(self, sequence: Sequence) -> int:
         """Blocks of a pool that it needs, at the most, until it denoises."""
