@@ -9,8 +9,9 @@ Each held-out puzzle is asked with `canvas` and with `reachable`:
 - `whole`: the answer as it is, 90 tokens and an end token on a canvas of 96: 5 positions cannot be reached.
 - `opening`: `max_tokens` 30, so the first three lines: 66 positions cannot be reached. Right are those of the puzzle's
   only solution.
+- `line`: `max_tokens` 10, so the first line.
 
-Both once with the checkpoint's stability and once with 0, as the tier `fast` has it. `lost` and `won`: puzzles that
+All once with the checkpoint's stability and once with 0, as the tier `fast` has it. `lost` and `won`: puzzles that
 only `canvas` got right, and that only `reachable` did; `same`: answers that are equal in both.
 """
 
@@ -37,7 +38,7 @@ from easel.settings import EngineSettings
 from training.sudoku.generator import solve
 
 FOLDER = Path(__file__).resolve().parents[2] / "platform" / "easel" / "checkpoints" / "sudoku"
-CASES = {"whole": (128, 81), "opening": (30, 27)}
+CASES = {"whole": (128, 81), "opening": (30, 27), "line": (10, 9)}
 """Most tokens, and cells that are judged."""
 SCOPES: tuple[StopScope, ...] = ("canvas", "reachable")
 
