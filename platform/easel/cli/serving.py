@@ -123,11 +123,13 @@ def _plan(settings: ServeSettings) -> Iterator[str]:
         from easel.rayserve.preflight import check_model
 
         check_model(settings)
+    engines = "a replica for every GPU" if local.every_gpu else _replicas(tiers.engine.replicas)
+    least = "at least " if local.every_gpu else ""
     yield (
         f"Engine    {model.engine.kind}, {model.engine.slots} slots, {model.engine.context_tokens} tokens of context, "
-        f"{_replicas(tiers.engine.replicas)} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
+        f"{engines} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
     )
-    yield f"Ingress   {_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
+    yield f"Ingress   {least}{_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
     yield f"API       http://{local.host}:{local.port or '(a free port)'}, through {_proxy(settings)}"
     yield f"Dashboard http://127.0.0.1:{local.dashboard_port or '(a free port)'} (Ray's; it asks for a token)"
     if local.host not in ("127.0.0.1", "::1", "localhost") and settings.app.api.keys_file is None:

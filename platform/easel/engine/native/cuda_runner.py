@@ -105,6 +105,25 @@ class CudaRunner:
         if seat is not None:
             self._free.append(seat)
 
+    @property
+    def graphs(self) -> int:
+        """How many `capture` captures."""
+        forwards = sum(len(set(self._canvas_sizes(groups))) for groups in sizes_up_to(self._inputs.groups))
+        return forwards + len(sizes_up_to(self.end.canvases))
+
+    def warm_up(self) -> None:
+        """Run the largest step once, over idle groups: what it allocates beside our buffers is allocated then."""
+        with torch.inference_mode():
+            self._inputs.clear()
+            self._inputs.upload()
+            groups = self._inputs.groups
+            self._forward(groups, self._canvas_sizes(groups)[1])
+            for row in range(self.end.canvases):
+                self.end.controls.idle(row)
+            self.end.controls.upload()
+            self._end(self.end.canvases)
+            self._wait()
+
     def capture(self) -> None:
         """Compile and capture everything a step can need. Slow: seconds to a minute. Rows of idle groups only, so
         nothing is written that matters."""
