@@ -24,29 +24,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from easel.checkpoints import folder_of
 from easel.errors import ConfigurationError
-from easel.hub.reference import cached_folder, hub_reference
 from easel.prefixes import BLOCK_TOKENS
+from easel.settings_base import Settings
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
-
-EMBEDDED = "embedded:"
-"""Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
 
 DEFAULT_CHECKPOINT = "embedded:sudoku"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Settings(BaseModel):
-    """The base of all: frozen, strict about unknown keys, documented by docstrings under each field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class EngineSettings(Settings):
@@ -141,21 +131,7 @@ class ModelSettings(Settings):
     @property
     def folder(self) -> Path:
         """Where the checkpoint lies. Raises `ConfigurationError` where there is none."""
-        if self.checkpoint.startswith(EMBEDDED):
-            root = Path(__file__).parent / "checkpoints"
-            folder = root / self.checkpoint.removeprefix(EMBEDDED)
-            if not (folder / "config.json").is_file() or folder.parent != root:
-                known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
-                raise ConfigurationError(
-                    f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
-                )
-            return folder
-        if (reference := hub_reference(self.checkpoint)) is not None:
-            return cached_folder(reference)
-        folder = Path(self.checkpoint).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
-        return folder
+        return folder_of(self.checkpoint)
 
 
 class KeyLimits(Settings):
