@@ -56,7 +56,7 @@ class GpuMemory:
 
     def peak_mib(self) -> dict[str, int]:
         """By GPU, since this was made. Ends it."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             return {}
         self._process.terminate()
         peaks: dict[str, int] = {}
@@ -301,12 +301,20 @@ def main() -> None:
         if not parts:
             return
 
+        def with_memory(measure: Any, local: Local) -> dict[str, Any]:
+            memory = GpuMemory()
+            try:
+                return {**measure(local), "peak_memory_mib": memory.peak_mib()}
+            finally:
+                memory.peak_mib()
+
         def all_of_it() -> dict[str, Any]:
             memory = GpuMemory()
             with service(args, checkpoint, context_tokens) as (local, ready_s):
+                loading = memory.peak_mib()
                 for part, measure in parts:
-                    record.section(part, LIMITS_S[part], lambda measure=measure: measure(local))
-            return {"ready_s": ready_s, "peak_memory_mib": memory.peak_mib()}
+                    record.section(part, LIMITS_S[part], lambda measure=measure: with_memory(measure, local))
+            return {"ready_s": ready_s, "peak_memory_mib": loading}
 
         record.section(f"{name}_session", STARTING_LIMIT_S + sum(LIMITS_S[part] for part, _ in parts), all_of_it)
 

@@ -45,7 +45,8 @@ def serving(
 ) -> Iterator[Local]:
     """A session that serves; everything it started has ended afterwards. Without a `checkpoint` its engine is a fake
     one."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    paths = [str(ROOT), str(ROOT / "platform"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     with tempfile.TemporaryDirectory() as folder:
         slots = engine["slots"]
         if checkpoint is None:

@@ -6,8 +6,9 @@ Works against any OpenAI API: without `--steps` and `--extra` only fields that `
 `--chunk-tokens` saying what a chunk is. Clients are processes of their own, so that the SDK does not hold up what is
 measured; prompts are random token ids, no two alike, so that no prefix cache helps.
 
-Tokens of an answer (its `usage`) count as spread evenly over its chunks, and chunks that came within the window are
-counted: so a window cuts nothing off and adds nothing. Times are of the machine's monotonic clock, in seconds.
+Tokens of an answer (its `usage`) are spread evenly over its chunks, and those of a chunk over the time since the one
+before (since the request was sent, for the first): eight canvases that end together at a window's edge would otherwise
+be 2 % of it. Times are of the machine's monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class Clients:
         self._parts = [part for load in loads for part in split(load)]
         self._running: list[tuple[Any, Connection]] = []
         self.began = 0.0
+        self.busiest = 0.0
+        """Part of a core that the busiest client process took: near 1, it is the clients that are measured."""
 
     def __enter__(self) -> Clients:
         context = multiprocessing.get_context("spawn")
@@ -102,7 +105,9 @@ class Clients:
 
     def answers(self) -> list[Answer]:
         """Of all, when the last one has ended."""
-        return [answer for _, connection in self._running for answer in connection.recv()]
+        told = [connection.recv() for _, connection in self._running]
+        self.busiest = round(max(cores for _, cores in told), 3)
+        return [answer for answers, _ in told for answer in answers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for process, connection in self._running:
@@ -134,7 +139,10 @@ def _client_process(load: Load, connection: Connection) -> None:
     import openai  # noqa: F401  # a second or two, before the clock runs
 
     connection.send("ready")
-    connection.send(asyncio.run(_streams(load, connection.recv())))
+    began = connection.recv()
+    cpu, at = time.process_time(), time.monotonic()
+    answers = asyncio.run(_streams(load, began))
+    connection.send((answers, (time.process_time() - cpu) / (time.monotonic() - at)))
 
 
 async def _streams(load: Load, began: float) -> list[Answer]:
@@ -200,12 +208,27 @@ def percentile(values: list[float], part: float) -> float | None:
     return round(found[min(len(found) - 1, int(part * len(found)))], 4) if found else None
 
 
+def tokens_of_a_chunk(answer: Answer, chunk_tokens: int) -> float:
+    """`chunk_tokens` for an answer that broke, which says nothing of its own."""
+    return answer.tokens / len(answer.chunks) if answer.tokens and answer.chunks else chunk_tokens
+
+
 def tokens_between(answers: list[Answer], start: float, end: float, chunk_tokens: int = 256) -> float:
-    """Tokens that reached clients then. Of an answer that broke, `chunk_tokens` for each chunk that came."""
+    """Tokens that reached clients then."""
+    return sum(
+        tokens_of_a_chunk(answer, chunk_tokens) * sum(start <= at < end for at in answer.chunks) for answer in answers
+    )
+
+
+def tokens_made_between(answers: list[Answer], start: float, end: float, chunk_tokens: int = 256) -> float:
+    """The same with each chunk spread over the time that it took: for a steady load, without the edges' noise."""
     found = 0.0
     for answer in answers:
-        each = answer.tokens / len(answer.chunks) if answer.tokens and answer.chunks else chunk_tokens
-        found += each * sum(start <= at < end for at in answer.chunks)
+        each = tokens_of_a_chunk(answer, chunk_tokens)
+        for before, at in pairwise([answer.began, *answer.chunks]):
+            inside = min(at, end) - max(before, start)
+            if inside > 0:
+                found += each * inside / (at - before)
     return found
 
 
@@ -224,7 +247,7 @@ def summary(answers: list[Answer], start: float, end: float, chunk_tokens: int =
     canvases = sum(answer.canvases or 0 for answer in whole)
     return {
         "window_s": round(end - start, 2),
-        "tokens_per_s": round(tokens_between(answers, start, end, chunk_tokens) / (end - start), 1),
+        "tokens_per_s": round(tokens_made_between(answers, start, end, chunk_tokens) / (end - start), 1),
         "requests_ended": sum(start <= answer.ended < end for answer in whole),
         "chunks": sum(start <= at < end for answer in answers for at in answer.chunks),
         "first_chunk_p50_s": percentile(first, 0.5),

@@ -70,9 +70,11 @@ class EngineSettings(Settings):
     prefix_cache: bool = True
     """Keep the KV blocks of prompts' beginnings as long as nobody else needs them, so that the next prompt that begins
     so, a chat's next turn or another question after the same instructions, is not encoded again. In whole chunks of
-    256 tokens. Changes no bit of an answer where the engine is exact (CPU). Restart."""
+    256 tokens. Changes no bit of an answer where the engine is exact (CPU); where it is not (GPU), what an answer's
+    canvases wrote is kept for the next turn too, all but its last canvas. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
-    """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. Live."""
+    """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. From 512
+    on, a chunk of each step is for whoever came first and the rest for short prompts. Live."""
     max_denoising_steps: int | None = Field(None, ge=1, le=1024)
     """Upper bound on denoising steps of one canvas, whatever a request or the checkpoint says. Lower is faster and
     worse. None: no bound beyond the checkpoint's. Live."""
@@ -370,7 +372,7 @@ class LocalSettings(Settings):
     """GPUs that Ray may plan with. None: those of the machine. Restart."""
     every_gpu: bool = False
     """An engine replica for each `deployments.engine.gpus` GPUs that this machine turns out to have, whatever
-    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 16 of those, or
+    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 8 of those, or
     `deployments.ingress.replicas` if that is more. Restart."""
 
 

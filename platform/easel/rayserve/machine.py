@@ -10,10 +10,10 @@ from __future__ import annotations
 from easel.errors import ConfigurationError
 from easel.settings import ServeSettings, parse
 
-ENGINES_AN_INGRESS = 16
-"""Engine replicas that one ingress replica is to feed, at most. An ingress takes 5 ms of CPU for a request and
-4 ms for a canvas at worst, and an H100 commits some 12 canvases a second (docs/scaling.md): 16 of them keep about
-half of a core busy."""
+ENGINES_AN_INGRESS = 8
+"""Engine replicas that one ingress replica is to feed, at most. An ingress takes some 5 ms of CPU for a request and
+half a millisecond for a canvas, and an H100 commits some 12 canvases a second: where each answer is one canvas, 8 of
+them keep half of a core busy, and with longer answers less (docs/scaling.md)."""
 
 
 def depends(settings: ServeSettings) -> bool:

@@ -20,7 +20,7 @@ def replicas(found: ServeSettings) -> tuple[int, int]:
     return found.deployments.engine.replicas, found.deployments.ingress.replicas
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("gpus", [1, 2, 4, ENGINES_AN_INGRESS])
 def test_one_engine_for_each_gpu(gpus: int) -> None:
     assert replicas(fill(settings(), gpus, 64)) == (gpus, 1)
 

@@ -110,7 +110,7 @@ def assemble(
     )
     log.info("seconds of the start: %s", phases)
     prefixes = PrefixCache(kv) if settings.prefix_cache else None
-    scheduler = Scheduler(kv, limits, most_written, prefixes)
+    scheduler = Scheduler(kv, limits, most_written, prefixes, keep_answers=not runner.exact)
     return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner, device)
 
 

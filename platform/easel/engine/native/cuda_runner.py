@@ -44,6 +44,9 @@ def sizes_up_to(most: int) -> tuple[int, ...]:
 class CudaRunner:
     """One model on one GPU."""
 
+    exact = False
+    """Whether a row's bits depend on its own request alone: see above."""
+
     def __init__(self, model: CudaModel, end: VocabularyEnd, defaults: GenerationDefaults, noise: Noise,
                  seats: int) -> None:  # fmt: skip
         """`seats`: canvases that may be denoised in one step."""

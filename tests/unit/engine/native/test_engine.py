@@ -35,6 +35,7 @@ from easel.protocol import (
     Started,
 )
 from easel.settings import EngineSettings
+from tests.unit.engine.native.tiny import reference, save
 
 SETTINGS = EngineSettings(
     device="cpu", threads=2, slots=4, context_tokens=512, kv_block_tokens=8, prefill_tokens_per_step=64
@@ -117,6 +118,26 @@ async def test_a_prefix_from_the_cache_changes_no_token(engine: NativeEngine, ch
             assert events[-1].usage.cached_tokens == 0
     finally:
         await forgetful.stop()
+
+
+@pytest.mark.parametrize(("exact", "found"), [(True, 256), (False, 512)])
+async def test_the_next_turn_of_a_chat_finds_the_answer_where_bits_may_differ(
+    tmp_path: Path, exact: bool, found: int
+) -> None:
+    """A prompt of 500 tokens and two committed canvases of 8: 512 only with the first of them, and half the second."""
+    settings = SETTINGS.model_copy(update={"context_tokens": 1024, "kv_block_tokens": 32})
+    engine = NativeEngine(save(reference(sliding_window=600), tmp_path), settings, exact=exact)
+    await engine.start()
+    try:
+        first = _request(prompt=tuple(5 + i % 20 for i in range(500)), max_tokens=24)
+        answer = _tokens(await _events(engine, first))
+        turn = _request(prompt=(*first.prompt, *answer, 7, 8), max_tokens=4)
+        events = await _events(engine, turn)
+        assert isinstance(events[-1], Finished)
+        assert events[-1].usage.cached_tokens == found
+        assert engine.stats().prefix_digest[:2] == prefix_hashes(turn.prompt)
+    finally:
+        await engine.stop()
 
 
 async def test_logprobs_come_with_the_canvas_where_asked(engine: NativeEngine) -> None:
