@@ -82,8 +82,7 @@ class EngineSettings(Settings):
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
     compile_cache: str | None = Field(None, min_length=1)
-    """Folder in which compiled kernels are kept for the next start; replicas of a host may share it. None: Triton's
-    own, `$TRITON_CACHE_DIR` or `~/.triton/cache`. Restart."""
+    """Folder of compiled kernels, for the next start and for other replicas of the host. None: Triton's own. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
@@ -103,9 +102,8 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors; `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub, which
-    `easel serve` and `easel pull` fetch (docs/checkpoints.md); or `embedded:NAME` for one that comes with Easel.
-    Restart."""
+    """A folder with config.json and safetensors, `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub
+    (docs/checkpoints.md), or `embedded:NAME` for one that comes with Easel. Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
