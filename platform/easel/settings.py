@@ -82,7 +82,7 @@ class EngineSettings(Settings):
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
     compile_cache: str | None = Field(None, min_length=1)
-    """Folder of compiled kernels, for the next start and for other replicas of the host. None: Triton's own. Restart."""
+    """Folder of compiled kernels, for later starts and other replicas of the host. None: Triton's own. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
