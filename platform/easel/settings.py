@@ -24,29 +24,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from easel.checkpoints import folder_of
 from easel.errors import ConfigurationError
-from easel.hub.reference import cached_folder, hub_reference
 from easel.prefixes import BLOCK_TOKENS
+from easel.settings_base import Settings
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
-
-EMBEDDED = "embedded:"
-"""Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
 
 DEFAULT_CHECKPOINT = "embedded:sudoku"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Settings(BaseModel):
-    """The base of all: frozen, strict about unknown keys, documented by docstrings under each field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class EngineSettings(Settings):
@@ -92,8 +82,7 @@ class EngineSettings(Settings):
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
     compile_cache: str | None = Field(None, min_length=1)
-    """Folder in which compiled kernels are kept for the next start; replicas of a host may share it. None: Triton's
-    own, `$TRITON_CACHE_DIR` or `~/.triton/cache`. Restart."""
+    """Folder of compiled kernels, for later starts and other replicas of the host. None: Triton's own. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
@@ -113,9 +102,8 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors; `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub, which
-    `easel serve` and `easel pull` fetch (docs/checkpoints.md); or `embedded:NAME` for one that comes with Easel.
-    Restart."""
+    """A folder with config.json and safetensors, `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub
+    (docs/checkpoints.md), or `embedded:NAME` for one that comes with Easel. Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
@@ -143,21 +131,7 @@ class ModelSettings(Settings):
     @property
     def folder(self) -> Path:
         """Where the checkpoint lies. Raises `ConfigurationError` where there is none."""
-        if self.checkpoint.startswith(EMBEDDED):
-            root = Path(__file__).parent / "checkpoints"
-            folder = root / self.checkpoint.removeprefix(EMBEDDED)
-            if not (folder / "config.json").is_file() or folder.parent != root:
-                known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
-                raise ConfigurationError(
-                    f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
-                )
-            return folder
-        if (reference := hub_reference(self.checkpoint)) is not None:
-            return cached_folder(reference)
-        folder = Path(self.checkpoint).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
-        return folder
+        return folder_of(self.checkpoint)
 
 
 class KeyLimits(Settings):
