@@ -32,7 +32,8 @@ Checkpoint = Annotated[
         "--checkpoint",
         "--model",
         "-m",
-        help="A folder with config.json and safetensors, or embedded:NAME for one that comes with Easel.",
+        help="A folder with config.json and safetensors, OWNER/NAME or OWNER/NAME@REVISION on a model hub, or "
+        "embedded:NAME for one that comes with Easel.",
     ),
 ]
 Host = Annotated[
@@ -49,12 +50,14 @@ def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = Non
 
     \b
     easel serve
-    easel serve --checkpoint ~/models/diffusiongemma --port 0
+    easel serve --model ~/models/diffusiongemma --port 0
+    easel serve --model nvidia/diffusiongemma-26B-A4B-it-NVFP4
     easel serve --config deployments/local/easel.yaml
     """
     with reported():
         settings = _settings(config, checkpoint, port, host)
         _need_serve_extra()
+        settings = _fetched(settings)
         from easel.rayserve import session
         from easel.rayserve.local import Local, run
 
@@ -100,6 +103,21 @@ def _settings(config: Path | None, checkpoint: str | None, port: int | None, hos
         data["app"]["models"][settings.app.model_key]["checkpoint"] = checkpoint
     data["local"] |= {key: value for key, value in (("port", port), ("host", host)) if value is not None}
     return parse(data, "command line" if config is None else f"{config} and command line")
+
+
+def _fetched(settings: ServeSettings) -> ServeSettings:
+    """The same with a checkpoint of a hub fetched, and pinned to its commit: replicas look into the cache, and a
+    branch may move on while they run."""
+    from easel.hub.fetching import fetch
+    from easel.hub.reference import hub_reference
+    from easel.settings import parse
+
+    reference = hub_reference(settings.app.model.checkpoint)
+    if reference is None:
+        return settings
+    data: dict[str, Any] = settings.model_dump()
+    data["app"]["models"][settings.app.model_key]["checkpoint"] = str(fetch(reference, None, typer.echo).reference)
+    return parse(data)
 
 
 def _need_serve_extra() -> None:

@@ -24,7 +24,7 @@ from easel.errors import InternalError, NotReady
 from easel.rayserve import processes, session
 from easel.rayserve.config import APPLICATION, ENGINE, IMPORT_PATH, serve_config
 from easel.rayserve.dashboard import Dashboard
-from easel.rayserve.machine import fill
+from easel.rayserve.machine import depends, fill
 from easel.settings import ServeSettings
 
 RAY_START_S = 120.0
@@ -155,8 +155,8 @@ class Local:
             self._pause(deadline, f"Ray did not start within {RAY_START_S:g} s; logs: {place.folder}")
 
     def _count_gpus(self) -> None:
-        """Replicas for every GPU, where the settings say so."""
-        if not self.settings.local.every_gpu:
+        """GPUs for engines, and replicas for every GPU, where the settings leave it to the machine."""
+        if not depends(self.settings):
             return
         deadline = time.monotonic() + RAY_START_S
         while True:
@@ -168,7 +168,11 @@ class Local:
         gpus = found.get("GPU", 0.0)
         self.settings = fill(self.settings, gpus, found.get("CPU", 0.0))
         tiers = self.settings.deployments
-        self._say(f"GPUs: {gpus:g}. Replicas: {tiers.engine.replicas} engine, {tiers.ingress.replicas} ingress.")
+        if gpus:
+            self._say(
+                f"GPUs: {gpus:g}, {tiers.engine.gpus:g} for each engine. "
+                f"Replicas: {tiers.engine.replicas} engine, {tiers.ingress.replicas} ingress."
+            )
 
     def _wait_until_ready(self) -> None:
         """Serve says why something fails to start; only a request through the front door says that it answers."""

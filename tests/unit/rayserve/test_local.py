@@ -61,6 +61,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
     monkeypatch.setattr(module, "Dashboard", Dashboard)
     monkeypatch.setattr(Dashboard, "deployed", [])
     monkeypatch.setattr(Dashboard, "applications_now", running())
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 8.0}])
     serving = (
         "import sys, http.server as h\n"
         "class A(h.BaseHTTPRequestHandler):\n"
@@ -108,7 +109,18 @@ def test_deploys_a_replica_for_every_gpu_that_ray_finds(
     ingress, engine = Dashboard.deployed[0]["applications"][0]["deployments"]
     assert (engine["num_replicas"], ingress["num_replicas"]) == (5, 1)
     assert engine["ray_actor_options"]["num_gpus"] == 1
-    assert "GPUs: 5. Replicas: 5 engine, 1 ingress." in said
+    assert "GPUs: 5, 1 for each engine. Replicas: 5 engine, 1 ingress." in said
+
+
+def test_an_engine_that_takes_what_there_is_gets_the_gpu(
+    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 8.0, "GPU": 1.0}])
+    local, said = start()
+    local.start()
+    local.kill()
+    assert Dashboard.deployed[0]["applications"][0]["deployments"][1]["ray_actor_options"]["num_gpus"] == 1
+    assert "GPUs: 1, 1 for each engine. Replicas: 1 engine, 1 ingress." in said
 
 
 def test_a_machine_without_a_gpu_is_told_so(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from easel.errors import ConfigurationError
-from easel.rayserve.machine import ENGINES_AN_INGRESS, fill
+from easel.rayserve.machine import ENGINES_AN_INGRESS, depends, fill
 from easel.settings import ServeSettings, parse
 
 
@@ -61,3 +61,28 @@ def test_says_what_is_missing() -> None:
         fill(settings(), 8, 16)
     with pytest.raises(ConfigurationError, match=r"a replica takes no GPU"):
         parse({"local": {"every_gpu": True}})
+
+
+def test_an_engine_that_takes_what_there_is_gets_a_gpu_where_each_replica_has_one() -> None:
+    plain = parse({"deployments": {"engine": {"replicas": 2}}})
+    assert depends(plain)
+    assert fill(plain, 1, 64) is plain
+    assert fill(plain, 0, 64) is plain
+    found = fill(plain, 2, 64)
+    assert (found.deployments.engine.gpus, found.deployments.engine.replicas) == (1, 2)
+    assert found.deployments.ingress == plain.deployments.ingress
+    scaled = parse({"deployments": {"engine": {"autoscaling": {"max_replicas": 4}}}})
+    assert fill(scaled, 3, 64) is scaled
+    assert fill(scaled, 4, 64).deployments.engine.gpus == 1
+
+
+@pytest.mark.parametrize("engine", [{"device": "cpu"}, {"kind": "fake"}])
+def test_an_engine_that_needs_no_gpu_gets_none(engine: dict[str, Any]) -> None:
+    plain = parse({"app": {"models": {"default": {"engine": engine}}}})
+    assert not depends(plain)
+    assert fill(plain, 8, 64) is plain
+
+
+def test_a_gpu_that_ray_would_hide_is_said() -> None:
+    with pytest.raises(ConfigurationError, match=r"deployments\.engine\.gpus is 0"):
+        parse({"app": {"models": {"default": {"engine": {"device": "cuda"}}}}})
