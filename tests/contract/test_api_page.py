@@ -19,6 +19,7 @@ from easel.api.schemas import (
     ChatMessage,
     CompletionBody,
     StreamOptions,
+    TemplateOptions,
 )
 from easel.settings import ApiSettings
 from tests.unit.api.edge import Stream, edge, saying, spell, write_checkpoint
@@ -45,9 +46,10 @@ def served() -> list[str]:
         ("stream_options.", StreamOptions),
         ("easel.", EaselOptions),
         ("messages.N.", ChatMessage),
+        ("chat_template_kwargs.", TemplateOptions),
     ):
         for name, field in part.model_fields.items():
-            routes = "chat" if prefix.startswith("m") else "both"
+            routes = "chat" if prefix[0] in "mc" else "both"
             rows[prefix + name] = f"| `{prefix}{name}` | {routes} | {cell(field.description or '')} |"
     return [rows[name] for name in sorted(rows)]
 

@@ -125,9 +125,9 @@ def document(settings: ApiSettings) -> Json:
 
 def statuses(code: int) -> list[type[EaselError]]:
     """The errors of a status, as `easel.errors` has them."""
-    return [
-        error for error in tree() if error.status == code and error.__name__ not in ("EaselError", "ConfigurationError")
-    ]
+    # Nobody is there to read that the client has left.
+    unread = ("EaselError", "ConfigurationError", "ClientGone")
+    return [error for error in tree() if error.status == code and error.__name__ not in unread]
 
 
 def _path(path: str, operation: Operation, keys: bool) -> Json:
