@@ -292,9 +292,7 @@ def validated(schema: type[B], data: Mapping[str, Any]) -> B:
 def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        known = [*schema.model_fields, *unsupported.OF_SCHEMA.get(schema.__name__, ())]
-        match = get_close_matches(path, known, n=1) if "." not in path else []
-        return f"Unknown parameter: '{path}'." + (f" Did you mean '{match[0]}'?" if match else "")
+        return f"Unknown parameter: '{path}'." + _hint(path, schema)
     if kind == "missing":
         return f"Missing required parameter: '{path}'."
     if kind == "literal_error" and isinstance(value, str):
@@ -324,6 +322,26 @@ def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     return f"Invalid '{path}': {error['msg']}."
 
 
+def _hint(path: str, schema: type[BaseModel]) -> str:
+    """What an unknown parameter may have been meant to be: one of the other route, or another name."""
+    *parents, name = path.split(".")
+    for route, other in _ROUTES.items():
+        if not parents and other is not schema and schema in _ROUTES.values() and name in other.model_fields:
+            return f" It is a parameter of {route}."
+    part = _PARTS.get(".".join("N" if parent.isdecimal() else parent for parent in parents)) if parents else schema
+    known = [] if part is None else [*part.model_fields, *unsupported.OF_SCHEMA.get(part.__name__, ())]
+    match = get_close_matches(name, known, n=1)
+    return f" Did you mean '{'.'.join((*parents, match[0]))}'?" if match else ""
+
+
+_ROUTES: Mapping[str, type[BaseModel]] = {"/v1/completions": CompletionBody, "/v1/chat/completions": ChatBody}
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "chat_template_kwargs": TemplateOptions,
+    "easel": EaselOptions,
+    "messages.N": ChatMessage,
+    "stream_options": StreamOptions,
+}
+"""Schemas of objects inside a body."""
 _BOUNDS = {
     "greater_than_equal": "value below the minimum. Expected a value >=",
     "less_than_equal": "value above the maximum. Expected a value <=",
