@@ -122,6 +122,9 @@ def test_only_the_download_reaches_the_hub() -> None:
     assert reaches(objects, pods["job"], DNS, 53, "UDP")
     assert not reaches(objects, pods["cpu"], INTERNET, 443)
     assert not reaches(objects, pods["job"], pods["head"], 6379)
+    behind = render(CASES["long-name"])
+    job = next(pod for name, pod in behind.templates.items() if "download" in name)
+    assert reaches(behind, Place(job["metadata"]["labels"]), INTERNET, 3128), "a proxy"
     inside = render(CASES["download-ephemeral"])
     assert reaches(inside, places(inside)["cpu"], INTERNET, 443)
 

@@ -45,7 +45,7 @@ async def script(name: str, *arguments: str, **environment: str) -> tuple[int, s
 
 async def completion(url: str, case: str = "open", **environment: str) -> tuple[int, str]:
     told = settings_of(render(CASES[case] if case != "open" else OPEN).one("Pod"))
-    assert told["EASEL_URL"] == "http://easel-serve-svc.models:8000"
+    assert told["EASEL_URL"] == "http://easel-serve-svc.models.svc:8000"
     return await script("completion.py", **{**told, "EASEL_TIMEOUT_S": "5", **environment, "EASEL_URL": url})
 
 

@@ -8,6 +8,7 @@ pods on one volume: the first takes a lock, the others wait for the mark.
 Owns: downloading, checking, marking. Refuses to know: what is in the files.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -113,5 +114,21 @@ def main(argv: list[str]) -> None:
     say(f"{folder}: {wanted['repository']} at {wanted['revision']}")
 
 
+def guarded(argv: list[str]) -> None:
+    """`main`, with a sentence for a volume that cannot be used."""
+    try:
+        main(argv)
+    except OSError as error:
+        folder = Path(json.loads(os.environ["EASEL_DOWNLOAD"])["folder"]).parent
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SystemExit(
+                f"{error}: user {os.getuid()} may not write to {folder}. With kind: hostPath, make the folder on each "
+                f"node: install -d -o {os.getuid()} -g {os.getgid()} FOLDER"
+            ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SystemExit(f"{error}: {folder} is full; what is there is gone on with when it is larger") from None
+        raise
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    guarded(sys.argv[1:])

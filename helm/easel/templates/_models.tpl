@@ -7,7 +7,8 @@
   {{- else if eq $cache.kind "hostPath" }}
   hostPath:
     path: {{ $cache.hostPath }}
-    type: DirectoryOrCreate
+    # The kubelet would make it root's, and nothing here runs as root.
+    type: Directory
   {{- else }}
   emptyDir:
     sizeLimit: {{ $cache.ephemeralSize }}
