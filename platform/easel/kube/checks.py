@@ -234,6 +234,11 @@ def dns(slices: Sequence[Object] | None) -> Iterator[Finding]:
     if slices is None:
         yield Finding("DNS", "unknown", "who answers DNS in the cluster cannot be seen")
         return
+    if not slices:
+        what = "there is no Service kube-dns in kube-system, where the chart's network policies look for DNS"
+        fix = "where another answers, as on OpenShift and RKE2, name its namespace in networkPolicy.dns"
+        yield Finding("DNS", "warning", what, fix)
+        return
     ready = sum(
         1 for item in slices for end in _list(item, "endpoints") if _at(end, "conditions").get("ready") is not False
     )

@@ -188,6 +188,8 @@ def test_monitoring_and_dns() -> None:
     assert levels(checks.monitoring(set(), None)) == ["note"]
     assert levels(checks.monitoring({"podmonitors"}, [])) == ["warning"]
     assert levels(checks.dns([{"endpoints": [{"conditions": {"ready": False}}]}])) == ["error"]
+    [elsewhere] = checks.dns([])
+    assert (elsewhere.level, "networkPolicy.dns" in elsewhere.fix) == ("warning", True), "OpenShift names it otherwise"
     assert levels(checks.host_names({"a.example.com": None})) == ["warning"]
 
 
