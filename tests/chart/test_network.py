@@ -9,7 +9,7 @@ import pytest
 
 from ops.chart.carried import merged
 from tests.chart.cases import CASES
-from tests.chart.helm import OPEN, Object, Rendered, render
+from tests.chart.helm import OPEN, ROOT, Object, Rendered, render
 
 Labels = dict[str, str]
 
@@ -169,4 +169,11 @@ def test_routes_leave_streams_alone() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-next-upstream"] == "off"
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "8m", "what is given wins"
     assert annotations["haproxy.org/timeout-server"] == "660s"
+    assert annotations["haproxy-ingress.github.io/timeout-server"] == "660s"
+    # What tests/integration/test_proxies.py runs is the page, so the page has to say what the chart sets.
+    page = (ROOT / "docs/proxies.md").read_text()
+    patience = annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+    for line in ("proxy_read_timeout", "proxy_send_timeout", "timeout client", "timeout server", "stream_idle_timeout:"):
+        assert f"{line} {patience}s" in page, line
+    assert f"timeout: {rules(objects)[0]['timeouts']['request']}" in page
     assert "annotations" not in render(CASES["ingress-plain"]).one("Ingress")["metadata"]
