@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from easel.settings import TelemetrySettings
 from ops.chart.carried import merged
 from tests.chart.cases import CHECKPOINT, DOWNLOAD, HASH, SWITCHES
 from tests.chart.helm import OPEN, VERSIONS, Refused, render
@@ -130,6 +131,27 @@ def test_helm_4_says_the_same() -> None:
         # All that is wrong at once.
         assert GUARDS["no room"][1] in str(refused.value)
         assert GUARDS["bounds of pods"][1] in str(refused.value)
+
+
+@pytest.mark.skipif("otlp_endpoint" not in TelemetrySettings.model_fields, reason="nothing is sent anywhere yet")
+@pytest.mark.parametrize(
+    ("endpoint", "policy", "passes"),
+    [
+        ("http://collector:4318", {}, False),
+        ("http://collector:4318", {"telemetry": [{"namespaceSelector": {}}]}, True),
+        ("http://collector:9", {"telemetry": [{"namespaceSelector": {}}]}, False),
+        ("https://otel.example/v1", {"telemetry": [{"namespaceSelector": {}}], "telemetryPorts": [443]}, True),
+        ("http://collector:9", {"extraEgress": [{"to": [{"namespaceSelector": {}}]}]}, True),
+        ("http://collector:4318", {"enabled": False}, True),
+    ],
+)
+def test_a_collector_that_no_policy_lets_replicas_reach(endpoint: str, policy: dict[str, Any], passes: bool) -> None:
+    asked = {"serve": {"app": {"telemetry": {"otlp_endpoint": endpoint}}}, "networkPolicy": policy}
+    if passes:
+        render(merged(OPEN, asked))
+    else:
+        with pytest.raises(Refused, match="name the collector in networkPolicy"):
+            render(merged(OPEN, asked))
 
 
 CLUSTER = ("--api-versions", "apiregistration.k8s.io/v1")

@@ -173,7 +173,8 @@ def test_routes_leave_streams_alone() -> None:
     # What tests/integration/test_proxies.py runs is the page, so the page has to say what the chart sets.
     page = (ROOT / "docs/proxies.md").read_text()
     patience = annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]
-    for line in ("proxy_read_timeout", "proxy_send_timeout", "timeout client", "timeout server", "stream_idle_timeout:"):
+    nginx, haproxy = ("proxy_read_timeout", "proxy_send_timeout"), ("timeout client", "timeout server")
+    for line in (*nginx, *haproxy, "stream_idle_timeout:"):
         assert f"{line} {patience}s" in page, line
     assert f"timeout: {rules(objects)[0]['timeouts']['request']}" in page
     assert "annotations" not in render(CASES["ingress-plain"]).one("Ingress")["metadata"]

@@ -121,6 +121,20 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Telemetry. */ -}}
+{{- $collector := dig "app" "telemetry" "otlp_endpoint" "" .Values.serve -}}
+{{- with $values.networkPolicy -}}
+{{- if and $collector .enabled -}}
+{{- $port := ternary 443 80 (hasPrefix "https:" $collector) -}}
+{{- with (regexFind ":[0-9]+" (regexReplaceAll "^https?://" $collector "")) -}}{{- $port = int (trimPrefix ":" .) -}}{{- end -}}
+{{- $open := false -}}
+{{- range .telemetryPorts -}}{{- if eq (int .) (int $port) -}}{{- $open = true -}}{{- end -}}{{- end -}}
+{{- if not (or .extraEgress (and .telemetry $open)) -}}
+{{- $wrong = append $wrong (printf "serve.app.telemetry.otlp_endpoint: no policy lets replicas reach %s; name the collector in networkPolicy.telemetry and port %d in networkPolicy.telemetryPorts" $collector $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* KubeRay. */ -}}
 {{- if gt (len $name) 47 -}}
 {{- $wrong = append $wrong (printf "the name %q has %d characters, and KubeRay takes 47 at most; set fullnameOverride" $name (len $name)) -}}
