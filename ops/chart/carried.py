@@ -118,6 +118,7 @@ def environment_serve(name: str, files: list[Path]) -> str:
 def carried() -> dict[str, Callable[[], str]]:
     """Every such file by its path, with what makes it."""
     out: dict[str, Callable[[], str]] = {f"{CHART}/files/defaults.json": defaults}
+    out[f"{CHART}/LICENSE"] = partial((ROOT / "LICENSE").read_text, encoding="utf-8")
     for folder, pattern in (("alerts", "*.rules.yaml"), ("dashboards", "*.json")):
         for source in sorted((ROOT / "ops" / folder).glob(pattern)):
             out[f"{CHART}/files/{folder}/{source.name}"] = partial(source.read_text, encoding="utf-8")
