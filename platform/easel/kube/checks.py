@@ -77,7 +77,12 @@ def custom_resources(kinds: set[str], operators: Sequence[Object] | None, hint: 
         else:
             yield Finding("KubeRay", "unknown", "whether the operator runs cannot be seen")
         return
-    if not operators:
+    if not operators and hint:
+        yield from _operator_version(hint, "as it marked a cluster that it made")
+        what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator, as KubeRay's own chart does"
+        fix = "if the operator runs under another name, let networkPolicy.operator find its pods; else install it"
+        yield Finding("KubeRay", "warning", what, fix)
+    elif not operators:
         what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator: nobody acts on a RayService"
         yield Finding("KubeRay", "error", what, install)
     for operator in operators:
