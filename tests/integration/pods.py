@@ -69,6 +69,8 @@ class Network:
             _ip(f"-n {name} link set lo up")
             _ip(f"-n {name} addr add {address}/24 dev eth0")
             _ip(f"-n {name} link set eth0 up")
+            # Ray takes the address by which it would reach the internet for its own.
+            _ip(f"-n {name} route add default via {NET}.1")
             yield name, address
         finally:
             _ip(f"netns delete {name}")
@@ -101,7 +103,8 @@ class Pod:
                 own.mkdir()
                 os.chmod(own, 0o777)
                 self.mounts.append((own, mount["mountPath"]))
-        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in hosts.items()))
+        lines = [f"{ip} {name}\n" for name, ip in {"localhost": "127.0.0.1", **hosts}.items()]
+        (folder / "hosts").write_text("".join(lines))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str]) -> None:
@@ -110,26 +113,15 @@ class Pod:
         script.write_text(self._setup(command))
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(
-                [
-                    "ip",
-                    "netns",
-                    "exec",
-                    self.place,
-                    "unshare",
-                    "--mount",
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                    "bash",
-                    script,
-                ],
+                [*f"ip netns exec {self.place} unshare --mount --uts --pid --fork --kill-child bash".split(), script],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
     def _setup(self, command: Sequence[str]) -> str:
-        lines = ["set -e", "mount --make-rprivate /", *_visible(Path(sys.base_prefix), self.folder / "hold")]
+        lines = ["set -e", f"hostname {self.folder.name}", "mount --make-rprivate /"]
+        lines += [*_visible(Path(sys.base_prefix), self.folder / "hold")]
         lines += [f"mount --bind {self.folder / 'hosts'} /etc/hosts", "mount -t tmpfs -o mode=1777 shm /dev/shm"]
         # Folders of this test lie in /tmp too, so what is mounted there comes last.
         lines += [f"mount --bind {own} {there}" for own, there in sorted(self.mounts, key=lambda m: m[1], reverse=True)]
@@ -145,7 +137,18 @@ class Pod:
 
     def run(self, command: Sequence[str], timeout_s: float = 60) -> tuple[int, str]:
         """Exit code and output of a command inside."""
-        inside = ["nsenter", "-t", str(self.first()), "--mount", "--pid", "--net", "bash", "-c", self._as_user(command)]
+        inside = [
+            "nsenter",
+            "-t",
+            str(self.first()),
+            "--mount",
+            "--uts",
+            "--pid",
+            "--net",
+            "bash",
+            "-c",
+            self._as_user(command),
+        ]
         done = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=timeout_s)
         return done.returncode, done.stdout + done.stderr
 

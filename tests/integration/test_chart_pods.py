@@ -19,6 +19,7 @@ from tests.integration import pods
 from tests.integration.conftest import wait_until
 from tests.integration.pods import HEAD, SERVICE, Network, Pod, added, deploy, ray_start
 
+pytestmark = pytest.mark.timeout(580)
 TWO = {"workers": {"cpu": {"minReplicas": 2, "maxReplicas": 2}}}
 HEAD_IP, FIRST_IP, SECOND_IP = (f"{pods.NET}.{number}" for number in (2, 3, 4))
 
@@ -43,10 +44,10 @@ def cluster(objects: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Iter
         network = stack.enter_context(Network())
         made: dict[str, Pod] = {}
         for name in ("head", "worker-1", "worker-2", "test"):
-            place, _ = stack.enter_context(network.place())
+            place, address = stack.enter_context(network.place())
             group = groups[name.split("-")[0]] if name != "test" else {"template": objects.one("Pod")}
             names = {} if name == "test" else added(name, "cpu", "" if name == "head" else HEAD)
-            pod = made[name] = Pod(group["template"], place, folder / name, hosts, names)
+            pod = made[name] = Pod(group["template"], place, folder / name, {**hosts, name: address}, names)
             stack.callback(pod.end)
             if name == "test":
                 pod.start(["sleep", "infinity"])
@@ -62,9 +63,10 @@ def wait_for(head: Pod) -> None:
     """As KubeRay's init container of a worker does."""
 
     def healthy() -> bool:
-        return head.run(["ray", "health-check", "--address", f"{HEAD_IP}:6379"])[0] == 0
+        head.first()  # has it ended?
+        return head.run(["timeout", "30", "ray", "health-check", "--address", f"{HEAD_IP}:6379"])[0] == 0
 
-    wait_until(healthy, "the head answers", 90)
+    wait_until(healthy, "the head answers", 150)
 
 
 def ready(pod: Pod) -> bool:
