@@ -137,18 +137,7 @@ class Pod:
 
     def run(self, command: Sequence[str], timeout_s: float = 60) -> tuple[int, str]:
         """Exit code and output of a command inside."""
-        inside = [
-            "nsenter",
-            "-t",
-            str(self.first()),
-            "--mount",
-            "--uts",
-            "--pid",
-            "--net",
-            "bash",
-            "-c",
-            self._as_user(command),
-        ]
+        inside = [*f"nsenter -t {self.first()} --mount --uts --pid --net bash -c".split(), self._as_user(command)]
         done = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=timeout_s)
         return done.returncode, done.stdout + done.stderr
 
