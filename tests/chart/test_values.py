@@ -42,6 +42,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a number in the environment": ({"env": [{"name": "A", "value": 1}]}, "env"),
     "a variable without a name": ({"head": {"env": [{"value": "1"}]}}, "env"),
     "a timeout of nothing": ({"upgrade": {"initializingTimeout": "0s"}}, "initializingTimeout"),
+    "a block that is taken away": ({"ingress": None}, "ingress"),
+    "a list that is taken away": ({"env": None}, "env"),
+    "a value that is taken away": ({"networkPolicy": {"clients": None}}, "clients"),
     "an address without a port": ({"gcsFaultTolerance": {"redis": {"address": "redis"}}}, "address"),
 }
 
