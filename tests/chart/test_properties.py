@@ -132,6 +132,7 @@ SOUND = (
 )
 
 
+@pytest.mark.timeout(400)
 def test_values_are_refused_or_lead_to_what_runs() -> None:
     seen = {True: 0, False: 0}
 
