@@ -56,7 +56,7 @@ def expected(wanted: dict) -> dict[str, tuple[int | None, str | None]]:
 
 
 def fetch(part: Path, name: str, size: int | None, wanted: dict) -> None:
-    """One file. The client's own way to take a whole folder begins a file that broke off anew; a shard has gigabytes."""
+    """One file. The client's own way to take a folder begins a file that broke off anew; a shard has gigabytes."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
