@@ -188,7 +188,7 @@ def measure_autoscaling(args: argparse.Namespace) -> dict[str, Any]:
     closed loop asks the more the sooner it is answered, and apart they are answered sooner than together."""
     replicas = max(args.replicas)
     scaling = {"min_replicas": 1, "target_s": 2.0, "down_delay_s": args.down_delay}
-    lead, tail = 15.0, args.down_delay + 15.0
+    lead, tail = 15.0, 3 * args.down_delay + 10.0  # down in halves, each after the delay
     with service(args, replicas, autoscaling=scaling) as (local, _):
         watch = Watch(local)
         base = load_of(args, local, 1, lead + args.wave + tail)

@@ -97,11 +97,13 @@ class Metrics:
     def by(self, label: str, *names: str) -> dict[str, dict[str, float]]:
         """Each metric's value by one of its labels, over its others. Metrics that are not there are empty."""
         found: dict[str, Counter[str]] = {name: Counter() for name in names}
-        for port in self._ports:
+        for port in list(self._ports):
             try:
                 answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
             except httpx.HTTPError:
                 continue  # another of the agent's ports
+            if answer.status_code == 200 and "# HELP ray_" in answer.text:
+                self._ports = [port]  # the others only cost their timeouts
             for family in text_string_to_metric_families(answer.text if answer.status_code == 200 else ""):
                 for sample in family.samples:
                     name = sample.name.removeprefix("ray_")

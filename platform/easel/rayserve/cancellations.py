@@ -97,6 +97,7 @@ class CancelLine:
         self._ingress = ingress
         self._find = find
         self._actor: Any = None
+        self._reached = True
 
     async def elsewhere(self, owner: str, request_id: str) -> bool:
         """Cancels in every ingress. Whether one of them held it. Raises `NotReady` where that cannot be told."""
@@ -121,8 +122,11 @@ class CancelLine:
         try:
             if self._actor is None:
                 self._actor = await asyncio.to_thread(self._find)
-            return await asyncio.wait_for(method(self._actor), timeout_s)
+            answer = await asyncio.wait_for(method(self._actor), timeout_s)
         except Exception as error:
-            logger.warning("the work-reporting actor did not answer: %s", type(error).__name__)
-            self._actor = None
+            if self._reached:  # told once, and not twice a second until it is back
+                logger.warning("cancels reach this ingress only: the actor did not answer: %s", type(error).__name__)
+            self._actor, self._reached = None, False
             return None
+        self._reached = True
+        return answer

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from easel.engine.fake import Script
+from easel.protocol import GenerationRequest
 from ops.training.tokenizer import CHANNEL_CLOSE, CHANNEL_OPEN, encode_chat
 from tests.unit.api.edge import CANVAS, Edge, Stream, edge, saying, spell, write_checkpoint
 
@@ -65,6 +66,29 @@ async def test_whole_and_streamed_are_split_alike(checkpoint: Path) -> None:
     assert usage == stream.events[-1]["usage"]
     assert usage["completion_tokens"] == 2 * len(TOKENS)
     assert usage["completion_tokens_details"] == {"reasoning_tokens": 2 * THOUGHTS}
+
+
+async def test_streamed_equals_whole_wherever_a_canvas_ends(checkpoint: Path) -> None:
+    """As many letters of reasoning as the seed says, so that each mark meets each place of a canvas."""
+
+    def answer(request: GenerationRequest) -> tuple[int, ...]:
+        letters = "é" * (request.sampling.seed % 2) + "r" * request.sampling.seed
+        return (CHANNEL_OPEN, *spell("thought\n" + letters), CHANNEL_CLOSE, *spell("öne answer"))
+
+    async with edge(checkpoint, Script(answer=answer, steps=lambda request, canvas: 1)) as e:
+        for seed in range(2 * CANVAS + 1):
+            for logprobs in (False, True):
+                wish = {**ON[0], "seed": seed, "stop": ["never"] * (seed % 3), "logprobs": logprobs}
+                [choice] = (await e.chat(**wish)).json()["choices"]
+                stream = Stream.of((await e.chat(**wish, stream=True)).text)
+                assert choice["message"]["content"] == stream.text() == "öne answer"
+                letters = "é" * (seed % 2) + "r" * seed
+                assert choice["message"]["reasoning_content"] == reasoning(stream) == letters
+                if logprobs:
+                    told = [event["choices"][0]["logprobs"] for event in stream.events]
+                    parts = [one for part in told if part for one in part["content"]]
+                    assert parts == choice["logprobs"]["content"]
+                    assert len(parts) == len("öne answer".encode())
 
 
 async def test_reasoning_that_nobody_asked_for_is_no_part_of_the_answer(checkpoint: Path) -> None:
