@@ -56,9 +56,13 @@ def service(args: argparse.Namespace, replicas: int, **deployment: Any) -> Itera
     else:
         engine |= {"kind": "native", "device": "cuda"}
     deployment = {"gpus": 1, "cpus": args.engine_cpus, **deployment}
-    ingress = {"cpus": args.ingress_cpus, "replicas": args.ingress}
+    ingress = {"cpus": args.ingress_cpus}
     app = {"router": {"queue_timeout_s": 120.0}}
-    local = {"every_gpu": True, "gpus": replicas}
+    local = {"every_gpu": args.ingress is None, "gpus": replicas}
+    if args.ingress is not None:
+        ingress["replicas"], deployment["replicas"] = args.ingress, replicas
+        if "autoscaling" in deployment:
+            deployment["autoscaling"] = {**deployment["autoscaling"], "max_replicas": replicas}
     began = time.monotonic()
     with serving(engine, deployment, app, checkpoint=args.checkpoint, ingress=ingress, local=local) as found:
         wanted = 1 if "autoscaling" in deployment else replicas
@@ -299,7 +303,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a folder of the published shapes; the fake engine makes its own")
     parser.add_argument("--replicas", type=lambda text: [int(one) for one in text.split(",")], default=[1, 1, 2, 4, 8])
     parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--ingress", type=int, default=1, help="ingress replicas at least; one for 8 engines")
+    parser.add_argument("--ingress", type=int, help="so many ingress replicas; otherwise as `local.every_gpu` has it")
     parser.add_argument("--streams-each", type=int, default=STREAMS_EACH)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--steps", type=int, default=16)

@@ -15,11 +15,12 @@ TIERS = {
     "ray::ServeReplica:easel:engine": "engine",
     "ray::ServeReplica:easel:ingress": "ingress",
     "ray::ServeController": "serve_controller",
+    "ray::DashboardAgent": "agent",
 }
 
 
 def tier_of(process: psutil.Process) -> str:
-    """`haproxy`, `ingress`, `engine`, `serve_controller`, or `ray` for all the rest."""
+    """`haproxy`, `ingress`, `engine`, `serve_controller`, `agent` (metrics), or `ray` for all the rest."""
     if process.name() == "haproxy":
         return "haproxy"
     title = (process.cmdline() or [""])[0]
@@ -88,8 +89,7 @@ class Metrics:
     def __init__(self, local: Local) -> None:
         self._ports = [
             connection.laddr.port
-            for process in processes.members(local.session.mark, local.keeper)
-            if process.cmdline()[:1] == ["ray::DashboardAgent"]
+            for process in members(local, "agent")
             for connection in process.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
         ]
