@@ -20,9 +20,12 @@ from easel.engine.native.kernels import attention, embed, heads, rows
 from easel.engine.native.kernels.experts import Workspace, run_experts
 from easel.engine.native.kernels.groups import Groups, PagedKv
 from easel.engine.native.kernels.packing import PackedExperts
-from easel.engine.native.kernels.routing import Routing, route
+from easel.engine.native.kernels.routing import Routing, route, route_rows
 from easel.engine.native.model import rope_frequencies
 from easel.engine.native.weights import LayerWeights, ModelWeights
+
+
+VARIANT = {"dense": "first", "router": "product", "priority": 0}
 
 
 class CudaModel:
@@ -46,7 +49,6 @@ class CudaModel:
         self._for_router = self._rows(most, hidden)
         self._for_experts = self._rows(most, hidden)
         self._mixed = self._rows(most, hidden)
-        self._routed = self._rows(most, hidden)
         self._qkv = self._flat(most * wide)
         self._queries, self._attended = self._flat(most * query), self._flat(most * query)
         self._keys, self._values = self._flat(most * key), self._flat(most * key)
@@ -129,16 +131,27 @@ class CudaModel:
                             following: torch.Tensor) -> None:  # fmt: skip
         """Dense block and routed experts, from the three normed inputs to `x` and the next layer's `normed`."""
         count = x.shape[0]
-        logits, dense, routed = self._logits[:count], self._mixed[:count], self._routed[:count]
-        with self._beside():
-            self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
-        torch.mm(self._for_router[:count], weights.router.t(), out=logits)
-        route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
+        logits, dense = self._logits[:count], self._mixed[:count]
+        def beside():
+            with self._beside():
+                self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
+        if VARIANT["dense"] == "first":
+            beside()
+        if VARIANT["router"] == "fused":
+            route_rows(self._for_router[:count], weights.router, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
+        else:
+            torch.mm(self._for_router[:count], weights.router.t(), out=logits)
+            route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
+        if VARIANT["dense"] == "after":
+            beside()
         assert isinstance(weights.experts, PackedExperts), "experts stay packed on a GPU"
-        run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space, routed)
-        self._join()
+        run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space)
+        if VARIANT["dense"] == "last":
+            self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
+        else:
+            self._join()
         rows.after_feed_forward(
-            x, dense, routed, weights.mlp_post_norm, weights.experts_post_norm, weights.post_norm,
+            x, dense, self._expert_space.narrow, self.routing, weights.mlp_post_norm, weights.experts_post_norm, weights.post_norm,
             weights.encode_scalar, weights.decode_scalar, groups, following, self.config.eps, x, normed,
         )  # fmt: skip
 

@@ -211,7 +211,9 @@ class CudaRunner:
         work()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        from easel.engine.native.cuda_model import VARIANT
+        stream = torch.cuda.Stream(priority=VARIANT["priority"])
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
 

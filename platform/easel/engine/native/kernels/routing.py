@@ -16,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from easel.engine.native.kernels import early
+
 BLOCKS = 128
 """Programs that share the rows, about: each reads the counts of all, so they may not be many."""
 
@@ -89,6 +91,33 @@ def _rows_each(rows: int) -> int:
     return min(32, max(4, int(triton.next_power_of_2(-(-rows // BLOCKS)))))
 
 
+def route_rows(
+    x: torch.Tensor,
+    router: torch.Tensor,
+    per_expert_scale: torch.Tensor,
+    length: torch.Tensor,
+    top_k: int,
+    out: Routing,
+) -> None:
+    """`route` of the logits `x @ router.T`, rounded to `x`'s type: `x` [rows, hidden], `router` [experts, hidden]."""
+    rows, hidden = x.shape
+    experts, groups = router.shape[0], length.shape[0]
+    if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
+        raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
+    each = max(16, _rows_each(rows))
+    grid = (triton.cdiv(rows, each),)
+    top_pad = triton.next_power_of_2(top_k)
+    _multiply_and_choose[grid](
+        x, router, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, x.stride(0),
+        rows // groups, HIDDEN=hidden, K=128, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each,
+        WIDE=not x.is_cuda, num_warps=8, num_stages=4, **early.options(x),
+    )  # fmt: skip
+    _sort[grid](
+        out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4, **early.options(out.weights),
+    )  # fmt: skip
+
+
 def route(
     logits: torch.Tensor,
     per_expert_scale: torch.Tensor,
@@ -110,11 +139,11 @@ def route(
     top_pad = triton.next_power_of_2(top_k)
     _choose[grid](
         logits, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, logits.stride(0),
-        rows // groups, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each, num_warps=4,
+        rows // groups, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each, num_warps=4, **early.options(out.weights),
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4, **early.options(out.weights),
     )  # fmt: skip
 
 
@@ -122,13 +151,61 @@ def route(
 def _choose(
     logits, scale, length, weights, index, rank, counts, rows, stride, group_rows,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, ROWS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    early.wait(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.arange(0, EXPERTS)
-    group = row // group_rows
-    live = row < rows
-    live = live & (row - group * group_rows < tl.load(length + group, mask=live, other=0))
+    live = _live(row, rows, group_rows, length)
     x = tl.load(logits + row[:, None] * stride + expert[None, :], mask=live[:, None], other=0.0).to(tl.float32)
+    _best(x, row, live, scale, weights, index, rank, counts, rows, EXPERTS, TOP_K, TOP_PAD, ROWS)
+
+
+@triton.jit
+def _multiply_and_choose(
+    x, router, scale, length, weights, index, rank, counts, rows, stride, group_rows,
+    HIDDEN: tl.constexpr, K: tl.constexpr, EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    early.wait(EARLY)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    expert = tl.arange(0, EXPERTS)
+    column = tl.arange(0, K)
+    live = _live(row, rows, group_rows, length)
+    total = tl.zeros((ROWS, EXPERTS), tl.float32)
+    x_at = x + row.to(tl.int64)[:, None] * stride + column[None, :]
+    router_at = router + expert[None, :] * HIDDEN + column[:, None]
+    for start in range(0, HIDDEN, K):
+        if HIDDEN % K == 0:
+            some = tl.load(x_at + start, mask=live[:, None], other=0.0)
+            by = tl.load(router_at + start)
+        else:
+            inside = start + column < HIDDEN
+            some = tl.load(x_at + start, mask=live[:, None] & inside[None, :], other=0.0)
+            by = tl.load(router_at + start, mask=inside[:, None], other=0.0)
+        if WIDE:
+            total = tl.dot(some.to(tl.float32), by.to(tl.float32), total)
+        else:
+            total = tl.dot(some, by, total)
+    logits = total.to(x.dtype.element_ty).to(tl.float32)
+    _best(logits, row, live, scale, weights, index, rank, counts, rows, EXPERTS, TOP_K, TOP_PAD, ROWS)
+
+
+@triton.jit
+def _live(row, rows, group_rows, length):
+    """Which rows hold something."""
+    group = row // group_rows
+    there = row < rows
+    return there & (row - group * group_rows < tl.load(length + group, mask=there, other=0))
+
+
+@triton.jit
+def _best(
+    x, row, live, scale, weights, index, rank, counts, rows,
+    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write what follows from the logits `x` [ROWS, EXPERTS]."""
+    expert = tl.arange(0, EXPERTS)
     x = tl.exp(x - tl.max(x, axis=1)[:, None])
     chance = x / tl.sum(x, axis=1)[:, None]
     place = tl.arange(0, TOP_PAD)
@@ -157,7 +234,9 @@ def _choose(
 def _sort(
     index, rank, counts, slot, row, tiles, used, rows, tiles_stride,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    early.wait(EARLY)
     me, programs = tl.program_id(0), tl.num_programs(0)
     expert = tl.arange(0, EXPERTS)
     total, before = tl.zeros((EXPERTS,), tl.int32), tl.zeros((EXPERTS,), tl.int32)
