@@ -25,7 +25,7 @@ from easel.engine.native.model import rope_frequencies
 from easel.engine.native.weights import LayerWeights, ModelWeights
 
 
-VARIANT = {"dense": "first", "router": "product", "priority": 0}
+VARIANT = {"dense": "first", "router": "product"}
 
 
 class CudaModel:

@@ -211,9 +211,7 @@ class CudaRunner:
         work()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        from easel.engine.native.cuda_model import VARIANT
-        stream = torch.cuda.Stream(priority=VARIANT["priority"])
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
         return graph.replay
 

@@ -15,7 +15,6 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import early
 from easel.engine.native.kernels.groups import GROUP_ROWS, Groups, PagedKv
 
 CORES = 132
@@ -119,9 +118,7 @@ def _attend_kernel(
     pack: tl.constexpr,
     splits: tl.constexpr,
     cuts: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    early.wait(EARLY)
     wide: tl.constexpr = dim // cuts
     cut = tl.program_id(1) % cuts
     heads_from = tl.program_id(1) // cuts * pack
@@ -220,10 +217,8 @@ def _combine_kernel(
     dim: tl.constexpr,
     splits: tl.constexpr,
     block: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """Splits in their order, so that the sum is the same every time. One program: one row of some heads."""
-    early.wait(EARLY)
     row = tl.program_id(0)
     head = tl.program_id(1) * block + tl.arange(0, block)
     at = tl.arange(0, dim)
@@ -306,7 +301,6 @@ def attend(
         cuts=tiles.cuts,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        **early.options(q),
     )
     if tiles.splits > 1:
         block = min(triton.next_power_of_2(heads), max(1, 2048 // dim))
@@ -322,5 +316,4 @@ def attend(
             splits=tiles.splits,
             block=block,
             num_warps=4,
-            **early.options(q),
         )

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import early, hopper_product
+from easel.engine.native.kernels import hopper_product
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
 from easel.engine.native.kernels.packing import Nvfp4 as Nvfp4
@@ -66,11 +66,14 @@ def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | Hopper
     """Of gate and up, and of down, for tiles of that many slots."""
     if FORCED_SHAPE is not None:
         return FORCED_SHAPE, FORCED_SHAPE
-    if hopper and tile >= 128:  # with fewer slots the memory decides, and both products take as long
-        return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # More stages hide more of the memory's latency, and cost more in resident programs than that gains.
-    shape = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
-    return shape, shape
+    plain = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
+    if not hopper:
+        return plain, plain
+    if tile >= 128:
+        return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
+    # Down is over after eleven steps, and what counts is how many programs a multiprocessor holds.
+    return {32: HopperShape(8, 80, 1, stages=6), 80: HopperShape(8, 128, 1, 16, 6)}.get(tile, plain), plain
 
 
 def run_experts(x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace) -> None:
@@ -135,7 +138,7 @@ def _launch(
         row_tiles, column_tiles, x.shape[1], out.shape[1], x.stride(0), out.stride(0), routing.tiles.stride(0),
         SLOTS=wide, EXTRA=tile - wide, STAGES=shape.stages, PARTS=shape.parts, WHOLE=row_tiles % shape.parts == 0,
         GATED=gated,
-        EVEN=x.shape[1] % TILE_COLUMNS == 0, ASSEMBLER=x.is_cuda, num_warps=shape.warps, **early.options(x),
+        EVEN=x.shape[1] % TILE_COLUMNS == 0, ASSEMBLER=x.is_cuda, num_warps=shape.warps,
     )  # fmt: skip
 
 
@@ -190,7 +193,7 @@ def _grouped(
     x, words, scales, factors, out, slot_row, tiles, used,
     row_tiles, column_tiles, columns, out_columns, x_stride, out_stride, tiles_stride,
     SLOTS: tl.constexpr, EXTRA: tl.constexpr, STAGES: tl.constexpr, PARTS: tl.constexpr, WHOLE: tl.constexpr,
-    GATED: tl.constexpr, EVEN: tl.constexpr, ASSEMBLER: tl.constexpr, EARLY: tl.constexpr,
+    GATED: tl.constexpr, EVEN: tl.constexpr, ASSEMBLER: tl.constexpr,
 ):  # fmt: skip
     """PARTS tiles of 128 weight rows by SLOTS + EXTRA slots. GATED: `x` is gathered by row, gate and up become one.
 
@@ -198,7 +201,6 @@ def _grouped(
 
     EXTRA is 0 or a second, narrower product with the same weights, because a product's width is a power of two.
     """
-    early.wait(EARLY)
     tl.assume(column_tiles > 0)  # else the assembler lets no two products overlap, for the sake of a loop of no turns
     programs = (row_tiles + PARTS - 1) // PARTS
     tile = tl.program_id(0) // programs

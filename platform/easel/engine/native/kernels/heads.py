@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import early
 from easel.engine.native.kernels.groups import Groups, PagedKv
 
 
@@ -53,9 +52,7 @@ def _shape_heads_kernel(
     block_tokens: tl.constexpr,
     block_rows: tl.constexpr,
     heads_each: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    early.wait(EARLY)
     half: tl.constexpr = dim // 2
     columns: tl.constexpr = (heads + kv_heads + (kv_heads if own_values else 0)) * dim
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
@@ -175,5 +172,4 @@ def shape_heads(
         block_rows=block_rows,
         heads_each=heads_each,
         num_warps=warps,
-        **early.options(qkv),
     )

@@ -22,7 +22,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from easel.engine.native.kernels import early
 from easel.engine.native.kernels.packing import SCALE_BIAS
 
 _BIAS = gl.constexpr(SCALE_BIAS | SCALE_BIAS << 16)
@@ -58,7 +57,7 @@ def launch(
         x, words, scales, factors, out, slot_row, tiles, used,
         row_tiles, column_tiles, out.shape[1], x.stride(0), out.stride(0), tiles.stride(0),
         WARPS=shape.warps, GATED=gated, WHOLE=row_tiles % parts == 0, N=tile - shape.extra, HALVINGS=shape.halvings,
-        EXTRA=shape.extra, STAGES=shape.stages, TAIL=column_tiles % shape.stages, num_warps=shape.warps, maxnreg=shape.registers, **early.options(x),
+        EXTRA=shape.extra, STAGES=shape.stages, TAIL=column_tiles % shape.stages, num_warps=shape.warps, maxnreg=shape.registers,
     )  # fmt: skip
 
 
@@ -205,9 +204,9 @@ def _tile(
             column_tiles - TAIL + u, last, u, M, EXTRA, STAGES, OPERAND,
         )  # fmt: skip
     if EXTRA:
-        total, total_2, weights, before = warpgroup_mma_wait(0, deps=[total, total_2, weights, before])
+        total, total_2 = warpgroup_mma_wait(0, deps=[total, total_2])
     else:
-        total, weights, before = warpgroup_mma_wait(0, deps=[total, weights, before])
+        total = warpgroup_mma_wait(0, deps=[total])
     async_copy.wait_group(0)
 
     _finish(total, factors, out, expert, first, end, part, out_columns, out_stride, N, WARPS, GATED)
@@ -299,11 +298,9 @@ def grouped(
     x, words, scales, factors, out, slot_row, tiles, used,
     row_tiles, column_tiles, out_columns, x_stride, out_stride, tiles_stride,
     WARPS: gl.constexpr, GATED: gl.constexpr, WHOLE: gl.constexpr, N: gl.constexpr, EXTRA: gl.constexpr,
-    HALVINGS: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr, EARLY: gl.constexpr,
+    HALVINGS: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     """WARPS / 8 tiles of 128 weight rows by one tile of up to N + EXTRA slots. Grid: tiles of slots by tiles of rows."""
-    if EARLY:
-        gl.inline_asm_elementwise('griddepcontrol.launch_dependents; griddepcontrol.wait; // $0', '=r', [], dtype=gl.int32, is_pure=False, pack=1)
     PARTS: gl.constexpr = WARPS // 8
     programs = (row_tiles + PARTS - 1) // PARTS
     tile = gl.program_id(0) // programs

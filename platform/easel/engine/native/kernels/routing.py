@@ -16,8 +16,6 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import early
-
 BLOCKS = 128
 """Programs that share the rows, about: each reads the counts of all, so they may not be many."""
 
@@ -110,11 +108,11 @@ def route_rows(
     _multiply_and_choose[grid](
         x, router, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, x.stride(0),
         rows // groups, HIDDEN=hidden, K=128, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each,
-        WIDE=not x.is_cuda, num_warps=8, num_stages=4, **early.options(x),
+        WIDE=not x.is_cuda, num_warps=8, num_stages=4,
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4, **early.options(out.weights),
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
@@ -139,11 +137,11 @@ def route(
     top_pad = triton.next_power_of_2(top_k)
     _choose[grid](
         logits, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, logits.stride(0),
-        rows // groups, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each, num_warps=4, **early.options(out.weights),
+        rows // groups, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each, num_warps=4,
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4, **early.options(out.weights),
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
@@ -151,9 +149,7 @@ def route(
 def _choose(
     logits, scale, length, weights, index, rank, counts, rows, stride, group_rows,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, ROWS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
-    early.wait(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.arange(0, EXPERTS)
     live = _live(row, rows, group_rows, length)
@@ -165,9 +161,8 @@ def _choose(
 def _multiply_and_choose(
     x, router, scale, length, weights, index, rank, counts, rows, stride, group_rows,
     HIDDEN: tl.constexpr, K: tl.constexpr, EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr,
-    ROWS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    early.wait(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.arange(0, EXPERTS)
     column = tl.arange(0, K)
@@ -234,9 +229,7 @@ def _best(
 def _sort(
     index, rank, counts, slot, row, tiles, used, rows, tiles_stride,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
-    early.wait(EARLY)
     me, programs = tl.program_id(0), tl.num_programs(0)
     expert = tl.arange(0, EXPERTS)
     total, before = tl.zeros((EXPERTS,), tl.int32), tl.zeros((EXPERTS,), tl.int32)

@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import early
 from easel.engine.native.kernels.groups import Groups
 from easel.engine.native.kernels.routing import Routing
 
@@ -33,8 +32,7 @@ def _norm_kernel(x, weight, out, eps, width: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def _gelu_gate_kernel(x, out, width: tl.constexpr, block: tl.constexpr, EARLY: tl.constexpr):
-    early.wait(EARLY)
+def _gelu_gate_kernel(x, out, width: tl.constexpr, block: tl.constexpr):
     at = tl.program_id(1) * block + tl.arange(0, block)
     inside = at < width
     row = tl.program_id(0).to(tl.int64) * width
@@ -61,9 +59,7 @@ def _after_attention_kernel(
     eps,
     width: tl.constexpr,
     block: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    early.wait(EARLY)
     at = tl.arange(0, block)
     inside = at < width
     row = tl.program_id(0).to(tl.int64) * width
@@ -170,7 +166,7 @@ def gelu_gate(x: torch.Tensor, out: torch.Tensor) -> None:
     if x.shape != (rows, 2 * width) or not (x.is_contiguous() and out.is_contiguous()):
         raise ValueError(f"x: {list(x.shape)}, contiguous {[rows, 2 * width]} wanted")
     block = min(1024, max(16, triton.next_power_of_2(width)))
-    _gelu_gate_kernel[(rows, triton.cdiv(width, block))](x, out, width=width, block=block, num_warps=4, **early.options(x))
+    _gelu_gate_kernel[(rows, triton.cdiv(width, block))](x, out, width=width, block=block, num_warps=4)
 
 
 def after_attention(
@@ -204,7 +200,6 @@ def after_attention(
         experts_in,
         eps,
         **_shape(width),
-        **early.options(x),
     )
 
 
