@@ -277,6 +277,19 @@ class KvPool:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuStats:
+    """The card that an engine runs on, with everything on it: other processes' part too."""
+
+    name: str
+    memory_used: int
+    """Bytes."""
+    memory_total: int
+    """Bytes."""
+    utilisation: float | None = None
+    """Part of the driver's last sampling period in which a kernel ran, 0 to 1. None: the driver does not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A cheap snapshot: no step waits for it."""
 
@@ -299,6 +312,8 @@ class EngineStats:
     """When the loop last turned, working or idle: a loop that is stuck is one whose last turn is long ago."""
     failure: str = ""
     """Why the state is `FAILED`."""
+    gpu: GpuStats | None = None
+    """None: no GPU, or nothing is known of it yet."""
 
 
 @dataclass(frozen=True, slots=True)

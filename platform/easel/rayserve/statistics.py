@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from easel.protocol import EngineState, EngineStats, KvPool, StepTimeModel
+from easel.protocol import EngineState, EngineStats, GpuStats, KvPool, StepTimeModel
 
 MOST_PREFIXES = 512
 """The controller sends every replica's statistics to every ingress, twice a second: 5 KB of hashes at most."""
@@ -35,6 +35,7 @@ def from_plain(plain: Mapping[str, Any]) -> EngineStats | None:
                 "step_time": StepTimeModel(**plain["step_time"]),
                 "kv_pools": tuple(KvPool(**pool) for pool in plain["kv_pools"]),
                 "prefix_digest": tuple(plain["prefix_digest"]),
+                "gpu": None if plain.get("gpu") is None else GpuStats(**plain["gpu"]),
             }
         )
     except (KeyError, TypeError, ValueError):

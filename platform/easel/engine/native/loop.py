@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from easel.engine.native.assembly import Parts
+from easel.engine.native.gpu_watch import describe
 from easel.engine.native.scheduler import Told
 from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
@@ -71,6 +72,7 @@ class StepLoop:
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._timer = StepTimer()
         self._steps = 0
+        self._stepping_since: float | None = None
         self._stopping = False
         self._running: dict[str, Sequence] = {}
         self._snapshot = EngineStats(EngineState.LOADING, clock())
@@ -81,6 +83,12 @@ class StepLoop:
         """As of the last turn. Its `state` is not the loop's to know."""
         return replace(self._snapshot, waiting=self._snapshot.waiting + self._orders.qsize())
 
+    @property
+    def stepping_s(self) -> float:
+        """For how many seconds the step in progress has run; 0 between steps."""
+        since = self._stepping_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def start(self) -> None:
         """Start the thread, which loads the model first and says so through `ready`."""
         self._thread.start()
@@ -89,10 +97,11 @@ class StepLoop:
         """Have something done before the next step. From any thread."""
         self._orders.put(order)
 
-    def join(self) -> None:
-        """Wait for the thread to end."""
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the thread to end, for so long at most. Whether it has."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -118,7 +127,7 @@ class StepLoop:
         except Exception as error:
             log.exception("a step failed; the engine is of no more use")
             self._end_all(parts, EngineFailed(FAILED_MESSAGE))
-            self._failed(f"{type(error).__name__}: {error}")
+            self._failed(describe(error))
 
     def _take_orders(self, parts: Parts, wait: bool) -> None:
         """Do what was ordered. An idle loop waits for an order, a busy one only looks."""
@@ -155,7 +164,9 @@ class StepLoop:
         if not plan:
             return
         timer = time.perf_counter()
+        self._stepping_since = time.monotonic()
         results = parts.runner.run(plan)
+        self._stepping_since = None
         self._timer.took(plan.groups, time.perf_counter() - timer)
         self._steps += 1
         ahead = self._timer.model.seconds(plan.groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from easel.engine.native import assembly
 from easel.engine.native.assembly import assemble, cores
+from easel.engine.native.phases import Phases
 from easel.errors import ConfigurationError
 from easel.settings import EngineSettings
 
@@ -48,6 +50,39 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigurationError, match="cuda"):
         assemble(checkpoint, SETTINGS.model_copy(update={"device": "cuda"}))
+
+
+def test_what_a_start_takes_is_told_and_logged(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    phases = Phases()
+    with caplog.at_level(logging.INFO):
+        assemble(checkpoint, SETTINGS, phases=phases)
+    assert list(phases.seconds) == ["device", "read", "repack"]
+    assert f"seconds of the start: {phases}" in caplog.text
+
+
+def test_phases_add_up_in_the_order_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 1.0, 1.5, 4.0, 4.25])
+    monkeypatch.setattr("easel.engine.native.phases.time.perf_counter", lambda: next(now))
+    phases = Phases()
+    with phases.of("read"):
+        pass
+    with phases.of("repack"), pytest.raises(KeyError), phases.of("read"):
+        raise KeyError
+    assert phases.seconds == {"read": 3.5, "repack": 3.25}
+
+
+def test_compiled_kernels_are_kept_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    assembly.keep_compiled(None)
+    assert "TRITON_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")  # so that it is put back after the test
+    assembly.keep_compiled(str(tmp_path / "new" / "cache"))
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "new" / "cache")
+    assert not list((tmp_path / "new" / "cache").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="file") as refused:
+        assembly.keep_compiled(str(tmp_path / "file"))
+    assert refused.value.param == "compile_cache"
 
 
 def test_end_tokens_outside_the_vocabulary_are_refused(checkpoint: Path, tmp_path: Path) -> None:
