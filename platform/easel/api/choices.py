@@ -64,6 +64,8 @@ class Delta:
     """On the last one."""
     logprobs: tuple[ChosenToken, ...] = ()
     """Of the tokens that this text is made of, where they are wanted."""
+    runtime: str = ""
+    """What decodes it, on the first one."""
 
 
 async def run_choice(
@@ -92,7 +94,7 @@ async def run_choice(
         async for event in events:
             if not begun and not isinstance(event, Failed):  # a failure before anything else has a status of its own
                 begun = True
-                yield Delta(index, echo)
+                yield Delta(index, echo, runtime=event.runtime if isinstance(event, Started) else "")
             if isinstance(event, CanvasCommitted):
                 canvases.append((event.steps, str(event.stop)))
                 used, text = _text(event, detokenizer, scanner, queue)

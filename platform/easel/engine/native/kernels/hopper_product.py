@@ -41,23 +41,26 @@ class HopperShape:
     """Width of a second product with the same weights, where a tile has more slots than the first one takes."""
     stages: int = 4
     """Buffers of a program: copies run two steps ahead with four. The loop is written out for as many."""
+    width: int = 0
+    """Slots that a program takes, where that is not all of a tile's."""
 
 
 def launch(
     x: Any, words: Any, scales: Any, factors: Any, out: Any, slot_row: Any, tiles: Any, used: Any, most: int,
     tile: int, shape: HopperShape, gated: bool,
 ) -> None:  # fmt: skip
-    """Start the product over at most `most` tiles of `tile` slots: a power of two from 32, and `shape.extra`.
+    """Start the product over at most `most` tiles of `tile` slots, all else as in `experts`.
 
-    All else as in `experts`.
+    A program's slots are a power of two from 32, and `shape.extra`; a tile has them once, or a whole number of times.
     """
     row_tiles, column_tiles = words.shape[1:3]
-    parts = shape.warps // 8
-    grouped[(most * -(-row_tiles // parts),)](
+    parts, width = shape.warps // 8, shape.width or tile
+    grouped[(most * -(-row_tiles // parts) * (tile // width),)](
         x, words, scales, factors, out, slot_row, tiles, used,
         row_tiles, column_tiles, out.shape[1], x.stride(0), out.stride(0), tiles.stride(0),
-        WARPS=shape.warps, GATED=gated, WHOLE=row_tiles % parts == 0, N=tile - shape.extra, HALVINGS=shape.halvings,
-        EXTRA=shape.extra, STAGES=shape.stages, TAIL=column_tiles % shape.stages, num_warps=shape.warps, maxnreg=shape.registers,
+        WARPS=shape.warps, GATED=gated, WHOLE=row_tiles % parts == 0, N=width - shape.extra, EXTRA=shape.extra,
+        PER_TILE=tile // width, HALVINGS=shape.halvings, STAGES=shape.stages, TAIL=column_tiles % shape.stages,
+        num_warps=shape.warps, maxnreg=shape.registers,
     )  # fmt: skip
 
 
@@ -219,7 +222,7 @@ def _ring(TYPE: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr, STAGES:
     """Buffers of their own, not one of several parts: so the compiler sees which of them a step touches."""
     buffers = ()
     for _ in gl.static_range(STAGES):
-        buffers = buffers + (gl.allocate_shared_memory(TYPE, SHAPE, LAYOUT),)  # noqa: RUF005 - what Gluon takes
+        buffers = buffers + (gl.allocate_shared_memory(TYPE, SHAPE, LAYOUT),)  # type: ignore[assignment]  # noqa: RUF005
     return buffers
 
 
@@ -290,7 +293,8 @@ def _fitting(
                   out_columns, x_stride, out_stride, N, 0, WARPS, GATED, WHOLE, STAGES, TAIL)  # fmt: skip
         else:
             _fitting(x, words, scales, factors, out, slot_row, expert, first, end, part, row_tiles, column_tiles,
-                     out_columns, x_stride, out_stride, N // 2, 0, HALVINGS - 1, WARPS, GATED, WHOLE, STAGES, TAIL)  # fmt: skip
+                     out_columns, x_stride, out_stride, N // 2, 0, HALVINGS - 1, WARPS, GATED, WHOLE, STAGES,
+                     TAIL)  # fmt: skip
 
 
 @gluon.jit
@@ -298,15 +302,19 @@ def grouped(
     x, words, scales, factors, out, slot_row, tiles, used,
     row_tiles, column_tiles, out_columns, x_stride, out_stride, tiles_stride,
     WARPS: gl.constexpr, GATED: gl.constexpr, WHOLE: gl.constexpr, N: gl.constexpr, EXTRA: gl.constexpr,
-    HALVINGS: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
+    PER_TILE: gl.constexpr, HALVINGS: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
-    """WARPS / 8 tiles of 128 weight rows by one tile of up to N + EXTRA slots. Grid: tiles of slots by tiles of rows."""
+    """WARPS / 8 tiles of 128 weight rows by up to N + EXTRA slots. Grid: tiles of slots, their parts, tiles of rows."""
     PARTS: gl.constexpr = WARPS // 8
     programs = (row_tiles + PARTS - 1) // PARTS
-    tile = gl.program_id(0) // programs
+    tile = gl.program_id(0) // (programs * PER_TILE)
+    mine = gl.program_id(0) % (programs * PER_TILE)
     if tile < gl.load(used):
-        _fitting(
-            x, words, scales, factors, out, slot_row, gl.load(tiles + tile), gl.load(tiles + tiles_stride + tile),
-            gl.load(tiles + 2 * tiles_stride + tile), gl.program_id(0) % programs * PARTS, row_tiles, column_tiles,
-            out_columns, x_stride, out_stride, N, EXTRA, HALVINGS, WARPS, GATED, WHOLE, STAGES, TAIL,
-        )  # fmt: skip
+        first = gl.load(tiles + tiles_stride + tile) + mine // programs * (N + EXTRA)
+        end = gl.load(tiles + 2 * tiles_stride + tile)
+        if first < end:
+            _fitting(
+                x, words, scales, factors, out, slot_row, gl.load(tiles + tile), first, end, mine % programs * PARTS,
+                row_tiles, column_tiles, out_columns, x_stride, out_stride, N, EXTRA, HALVINGS, WARPS, GATED, WHOLE,
+                STAGES, TAIL,
+            )  # fmt: skip

@@ -178,10 +178,9 @@ def _multiply_and_choose(
             inside = start + column < HIDDEN
             some = tl.load(x_at + start, mask=live[:, None] & inside[None, :], other=0.0)
             by = tl.load(router_at + start, mask=inside[:, None], other=0.0)
-        if WIDE:
-            total = tl.dot(some.to(tl.float32), by.to(tl.float32), total)
-        else:
-            total = tl.dot(some, by, total)
+        if WIDE:  # the interpreter knows no product of bf16
+            some, by = some.to(tl.float32), by.to(tl.float32)
+        total = tl.dot(some, by, total)
     logits = total.to(x.dtype.element_ty).to(tl.float32)
     _best(logits, row, live, scale, weights, index, rank, counts, rows, EXPERTS, TOP_K, TOP_PAD, ROWS)
 
