@@ -67,10 +67,12 @@ def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | Hopper
     if FORCED_SHAPE is not None:
         return FORCED_SHAPE, FORCED_SHAPE
     # More stages hide more of the memory's latency, and cost more in resident programs than that gains.
-    plain = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
+    plain = Shape(8, 3, 2 if tile == 128 else 1) if tile >= 128 else Shape(4, 3)
     if not hopper:
         return plain, plain
-    if tile >= 128:
+    if tile > 128:  # gate and up decode their weights half as often; down is too short for one program at a time
+        return HopperShape(8, 240, 2, stages=6), HopperShape(16, 128, 2, width=128)
+    if tile == 128:
         return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # Down is over after eleven steps, and what counts is how many programs a multiprocessor holds.
     return {32: HopperShape(8, 80, 1, stages=6), 80: HopperShape(8, 128, 1, 16, 6)}.get(tile, plain), plain

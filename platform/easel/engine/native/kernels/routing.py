@@ -75,7 +75,7 @@ def tile_slots(rows: int, experts: int, top_k: int) -> int:
         return 32
     if each <= 72:
         return 80 if each > 52 else 64
-    return 128
+    return 128 if each < 384 else 256
 
 
 def most_tiles(rows: int, experts: int, top_k: int) -> int:
