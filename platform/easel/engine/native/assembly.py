@@ -118,7 +118,7 @@ def assemble(
     prefixes = PrefixCache(kv) if settings.prefix_cache else None
     scheduler = Scheduler(kv, limits, most_written, prefixes, keep_answers=not runner.exact)
     return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner, device,
-                 runtime_of(device, weights.embedding.dtype, runner.exact))  # fmt: skip
+                 runtime_of(device, weights.embedding.dtype, runner.exact, threads))  # fmt: skip
 
 
 def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,
@@ -154,9 +154,10 @@ def keep_compiled(folder: str | None) -> None:
     os.environ["TRITON_CACHE_DIR"] = str(path)
 
 
-def runtime_of(device: str, dtype: torch.dtype, exact: bool) -> str:
-    """`Started.runtime` of the native engine."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+def runtime_of(device: str, dtype: torch.dtype, exact: bool, threads: int) -> str:
+    """`Started.runtime` of the native engine. On a CPU, sums differ with its vector width and the number of threads."""
+    vectors = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+    name = torch.cuda.get_device_name() if device == "cuda" else vectors
     triton = "" if device == "cpu" else f", triton {version('triton')}"
     alone = "deterministic" if exact else "not deterministic"
     return f"native on {name}, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}{triton}, {alone}"

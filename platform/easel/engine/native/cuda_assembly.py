@@ -63,7 +63,7 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
 
 def build_sized(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,
                 block_tokens: int, noise: Noise, slots: int, context: int, most_written: int, memory_fraction: float,
-                grow: bool, deterministic: bool) -> tuple[CudaRunner, KvCache]:  # fmt: skip
+                grow: bool, deterministic: bool = False) -> tuple[CudaRunner, KvCache]:  # fmt: skip
     """The same with pools of the size that there is room for, and the pools' accounts.
 
     `memory_fraction`: part of the GPU's memory that may be in use in the end, by whomever. `grow`: whether to take
