@@ -51,6 +51,9 @@ class EngineSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
     GPU, where quantised experts run in nothing else. Restart."""
+    deterministic: bool = False
+    """Give an answer the same bytes whatever shares its steps, on GPUs of one type; docs/gpu.md has what it costs. On a
+    CPU the native engine always does. Restart."""
     threads: int | None = Field(None, ge=1, le=512)
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)
@@ -87,6 +90,12 @@ class EngineSettings(Settings):
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
     """What each further canvas adds to a step of the fake engine. Restart."""
+
+    @model_validator(mode="after")
+    def _deterministic_engine(self) -> Self:
+        if self.deterministic and self.kind == "vllm":
+            raise ValueError("deterministic: vLLM does not promise it; choose kind native")
+        return self
 
     @model_validator(mode="after")
     def _blocks_fill_chunks(self) -> Self:

@@ -67,6 +67,8 @@ class Delta:
     """Of the tokens that this text is made of, where they are wanted."""
     reasoning: str = ""
     """More of what the model thinks before it answers."""
+    runtime: str = ""
+    """What decodes it, on the first one."""
 
 
 async def run_choice(
@@ -102,7 +104,7 @@ async def run_choice(
             if not begun and not isinstance(event, Failed):  # a failure before anything else has a status of its own
                 begun = True
                 halt.began()
-                yield Delta(index, echo)
+                yield Delta(index, echo, runtime=event.runtime if isinstance(event, Started) else "")
             if isinstance(event, CanvasCommitted):
                 canvases.append((event.steps, str(event.stop)))
                 before = answer.tokens

@@ -7,8 +7,9 @@ Refuses to know: JSON, HTTP, who runs a request.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
@@ -57,6 +58,13 @@ class ApiRequest:
     """Parameters that the engine cannot honour and that were left out, where the settings have it so."""
     thinks: bool = False
     """Whether the model was asked to think before it answers."""
+
+    def decoded_by(self, runtimes: Collection[str]) -> ApiRequest:
+        """The same call with a fingerprint that names also what decodes it, where that is known."""
+        said = "; ".join(sorted(set(runtimes) - {""}))
+        if not said:
+            return self
+        return replace(self, fingerprint=f"{self.fingerprint}-{blake2b(said.encode(), digest_size=4).hexdigest()}")
 
     @property
     def wants_logprobs(self) -> bool:

@@ -167,6 +167,7 @@ class Routes:
         texts, reasonings = [""] * len(call.choices), [""] * len(call.choices)
         tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
+        runtimes: set[str] = set()
         waits_for_canvas = True
         try:
             while not choices.ended:
@@ -174,6 +175,7 @@ class Routes:
                 if delta is None:
                     continue
                 waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                runtimes.add(delta.runtime)
                 texts[delta.index] += delta.text
                 reasonings[delta.index] += delta.reasoning
                 tokens[delta.index] += delta.logprobs
@@ -182,6 +184,7 @@ class Routes:
         finally:
             await choices.close()
         ended = [outcomes[index] for index in range(len(texts))]
+        call = call.decoded_by(runtimes)
         return responses.whole(call, self._prompts, texts, ended, tokens, reasonings)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
@@ -199,6 +202,7 @@ class Routes:
         begun: set[int] = set()
         told = [Told(self._card.canvas_length, self._prompts.token_text) for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
+        runtimes = [""] * len(call.choices)
         waits_for_canvas = True
         try:
             while True:
@@ -207,9 +211,11 @@ class Routes:
                 else:
                     waits_for_canvas = self._clock(delta, waits_for_canvas, known)
                     revision = told[delta.index].revision(delta)
+                    runtimes[delta.index] = delta.runtime or runtimes[delta.index]
+                    own = call.decoded_by({runtimes[delta.index]})
                     if revision is not None:
-                        yield sse.event(responses.progress_chunk(call, delta.index, revision))
-                    part = responses.chunk(call, self._prompts, delta, first=delta.index not in begun)
+                        yield sse.event(responses.progress_chunk(own, delta.index, revision))
+                    part = responses.chunk(own, self._prompts, delta, first=delta.index not in begun)
                     begun.add(delta.index)
                     if delta.outcome is not None:
                         outcomes[delta.index] = delta.outcome
@@ -219,6 +225,7 @@ class Routes:
                     break
                 delta = await choices.next(self._settings.heartbeat_s)
             if call.wants_usage:
+                call = call.decoded_by(runtimes)
                 yield sse.event(responses.usage_chunk(call, [outcomes[index] for index in range(len(call.choices))]))
             yield sse.DONE
         except EaselError as error:

@@ -188,3 +188,8 @@ async def test_a_slow_reader_holds_back_its_own_work() -> None:
         await asyncio.sleep(0)
     assert backend.asked <= 2
     await side.close()
+
+
+async def test_the_first_delta_says_what_decodes() -> None:
+    deltas = await all_of(Scripted(Started(0.0, runtime="native on H100"), committed("ab"), Finished("stop", Usage())))
+    assert [delta.runtime for delta in deltas] == ["native on H100", "", ""]

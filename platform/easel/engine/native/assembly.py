@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,8 @@ class Parts:
     runner: Runner | CudaRunner
     device: str
     """`cpu` or `cuda`."""
+    runtime: str
+    """What an answer's bits depend on beside request, checkpoint and Easel's version: device, type, libraries."""
 
 
 def assemble(
@@ -97,6 +101,8 @@ def assemble(
         runner, kv = _cuda_runner(
             config, weights, defaults, sizes, noise or PhiloxNoise(), settings, context, most_written, phases
         )
+    elif device == "cuda" and settings.deterministic:
+        raise ConfigurationError("deterministic: on a GPU only checkpoints with NVFP4 experts can be", "deterministic")
     else:
         kv = KvCache(*sizes.wanted, settings.kv_block_tokens, config.window)
         runner = Runner(Model(config, weights), defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
@@ -111,7 +117,8 @@ def assemble(
     log.info("seconds of the start: %s", phases)
     prefixes = PrefixCache(kv) if settings.prefix_cache else None
     scheduler = Scheduler(kv, limits, most_written, prefixes, keep_answers=not runner.exact)
-    return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner, device)
+    return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner, device,
+                 runtime_of(device, weights.embedding.dtype, runner.exact, threads))  # fmt: skip
 
 
 def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,
@@ -125,7 +132,7 @@ def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     with phases.of("compile"):  # a step is run once, and so compiled, before the cache is sized
         runner, kv = build_sized(config, weights, defaults, sizes, settings.kv_block_tokens, noise, settings.slots,
                                  context, most_written, settings.gpu_memory_fraction,
-                                 settings.prefix_cache)  # fmt: skip
+                                 settings.prefix_cache, settings.deterministic)  # fmt: skip
     runner.capture(phases)
     return runner, kv
 
@@ -145,6 +152,15 @@ def keep_compiled(folder: str | None) -> None:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}", param="compile_cache") from None
     os.environ["TRITON_CACHE_DIR"] = str(path)
+
+
+def runtime_of(device: str, dtype: torch.dtype, exact: bool, threads: int) -> str:
+    """`Started.runtime` of the native engine. On a CPU, sums differ with its vector width and the number of threads."""
+    vectors = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+    name = torch.cuda.get_device_name() if device == "cuda" else vectors
+    triton = "" if device == "cpu" else f", triton {version('triton')}"
+    alone = "deterministic" if exact else "not deterministic"
+    return f"native on {name}, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}{triton}, {alone}"
 
 
 def device_of(settings: EngineSettings) -> str:

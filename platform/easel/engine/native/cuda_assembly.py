@@ -35,7 +35,7 @@ SPARE_BYTES = 256 * 2**20
 
 
 def build_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, kv: KvCache, noise: Noise,
-                 slots: int, context: int, most_written: int) -> CudaRunner:  # fmt: skip
+                 slots: int, context: int, most_written: int, deterministic: bool = False) -> CudaRunner:  # fmt: skip
     """A runner for up to `slots` canvases of sequences of up to `context` tokens, `most_written` written in a step.
 
     A step takes every canvas and one round of prefill in one forward; more is taken in several.
@@ -56,14 +56,14 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
         "sliding": kv.sliding_blocks_for(context + config.canvas_length, most_written) + 1,
     }
     inputs = GroupInputs(groups, widths, device)
-    model = CudaModel(config, weights, pool_tensors(config, kv, device), inputs, kv.block_tokens)
+    model = CudaModel(config, weights, pool_tensors(config, kv, device), inputs, kv.block_tokens, deterministic)
     end = VocabularyEnd(weights.embedding, config.softcap, slots, config.placeholder_ids)
     return CudaRunner(model, end, defaults, noise, slots)
 
 
 def build_sized(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,
                 block_tokens: int, noise: Noise, slots: int, context: int, most_written: int, memory_fraction: float,
-                grow: bool) -> tuple[CudaRunner, KvCache]:  # fmt: skip
+                grow: bool, deterministic: bool = False) -> tuple[CudaRunner, KvCache]:  # fmt: skip
     """The same with pools of the size that there is room for, and the pools' accounts.
 
     `memory_fraction`: part of the GPU's memory that may be in use in the end, by whomever. `grow`: whether to take
@@ -72,7 +72,8 @@ def build_sized(config: ModelConfig, weights: ModelWeights, defaults: Generation
     device = weights.embedding.device
     try:
         smallest = KvCache(1, 1, block_tokens, config.window)
-        runner = build_runner(config, weights, defaults, smallest, noise, slots, context, most_written)
+        runner = build_runner(config, weights, defaults, smallest, noise, slots, context, most_written,
+                              deterministic)  # fmt: skip
         runner.warm_up()
     except torch.OutOfMemoryError:
         raise ConfigurationError(

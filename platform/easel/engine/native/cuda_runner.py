@@ -7,9 +7,10 @@ tokens, its soft embedding) stays on the device, by seat. A sequence that was pr
 another; its canvas is parked beside the seats and goes on where it was. Without a GPU the work of a graph is simply
 done, which is how tests run this.
 
-All rows of a step share its products, so a row's last bits depend on how many groups share its step: draws come from
-the request's counter and are the same in any company, texts nearly always are. Owns: graphs, seats, and which groups a
-step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the plan is what it is (`scheduler`).
+All rows of a step share its products, so a row's last bits depend on how many groups share its step, unless the model
+is `deterministic`: draws come from the request's counter and are the same in any company, texts nearly always are.
+Owns: graphs, seats, and which groups a step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the
+plan is what it is (`scheduler`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 from easel.engine.native.config import GenerationDefaults, LayerKind
 from easel.engine.native.cuda_model import CudaModel
-from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.vocabulary import VocabularyEnd
 from easel.engine.native.kv_cache import BlockTable
 from easel.engine.native.noise import Noise
@@ -32,25 +33,16 @@ from easel.engine.native.scheduler import Encode, Plan
 from easel.engine.native.sequence import Sequence, StepResult
 from easel.protocol import GROUP_ROWS, TokenLogprob
 
-SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
-"""Numbers of groups that graphs are captured for, up to what the engine can hold."""
-
-
-def sizes_up_to(most: int) -> tuple[int, ...]:
-    """The numbers of groups to capture, ending with `most`."""
-    return (*(size for size in SIZES if size < most), most)
-
 
 class CudaRunner:
     """One model on one GPU."""
-
-    exact = False
-    """Whether a row's bits depend on its own request alone: see above."""
 
     def __init__(self, model: CudaModel, end: VocabularyEnd, defaults: GenerationDefaults, noise: Noise,
                  seats: int) -> None:  # fmt: skip
         """`seats`: canvases that may be denoised in one step."""
         self.model, self.end = model, end
+        self.exact = model.deterministic
+        """Whether a row's bits depend on its own request alone: see above."""
         self._inputs: GroupInputs = model.inputs
         self._defaults, self._noise = defaults, noise
         config, device = model.config, model.device

@@ -24,7 +24,7 @@ from easel.engine.native.noise import Noise
 from easel.engine.native.phases import Phases
 from easel.engine.native.scheduler import Told
 from easel.errors import Draining, EngineFailed, EngineStopped, InvalidRequest, NotReady
-from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest
+from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest, Started
 from easel.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -194,6 +194,8 @@ class NativeEngine:
             mailbox = self._mailboxes.get(sequence.request.id)
             if mailbox is None:
                 continue
+            if isinstance(event, Started) and self._parts is not None:
+                event = replace(event, runtime=self._parts.runtime)
             mailbox.put(event)
             if isinstance(event, Finished | Failed):
                 del self._mailboxes[sequence.request.id]

@@ -107,3 +107,28 @@ def test_threads_keep_to_the_control_groups_quota(
 
 def test_threads_wait_by_sleeping() -> None:
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_what_an_answer_s_bits_depend_on_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = assemble(checkpoint, SETTINGS).runtime
+    assert said.startswith("native on ")
+    assert said.endswith(f"1 threads, float32, torch {torch.__version__}, deterministic")
+    assert assemble(checkpoint, SETTINGS, exact=False).runtime.endswith(", not deterministic")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setattr(assembly, "version", lambda package: f"{package}'s")
+    assert assembly.runtime_of("cuda", torch.bfloat16, True, 4) == (
+        f"native on H100, bfloat16, torch {torch.__version__}, triton triton's, deterministic"
+    )
+
+
+def test_deterministic_is_refused_where_a_gpu_cannot_be(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacked experts go through plain torch there."""
+    load = assembly.load_weights
+    monkeypatch.setattr(assembly, "device_of", lambda settings: "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction: None)
+    monkeypatch.setattr(assembly, "load_weights", lambda folder, config, dtype, device, phases: load(
+        folder, config, torch.float32, "cpu", phases))  # fmt: skip
+    with pytest.raises(ConfigurationError, match="NVFP4") as refused:
+        assemble(checkpoint, SETTINGS.model_copy(update={"deterministic": True}))
+    assert refused.value.param == "deterministic"

@@ -17,8 +17,8 @@ pytest.importorskip("triton")
 
 from easel.engine.native import cuda_assembly
 from easel.engine.native.config import GenerationDefaults, read_model_config
-from easel.engine.native.cuda_runner import CudaRunner, sizes_up_to
-from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.cuda_runner import CudaRunner
+from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.controls import Controls
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.noise import PhiloxNoise
@@ -36,7 +36,7 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(hidden=HIDDEN, vocab=VOCAB, placeholder_ids=())
-        self.device, self.block_tokens = torch.device("cpu"), 4
+        self.device, self.block_tokens, self.deterministic = torch.device("cpu"), 4, False
         self.inputs = GroupInputs(GROUPS, {"full": 8, "sliding": 8}, self.device)
         self.encoded: list[tuple[int, list[int]]] = []
 

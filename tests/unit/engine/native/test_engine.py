@@ -76,6 +76,7 @@ async def test_events_come_in_order_and_end_once(engine: NativeEngine) -> None:
     assert isinstance(engine, Engine)
     events = await _events(engine, _request(max_tokens=20, progress_hz=1000.0))
     assert isinstance(events[0], Started)
+    assert "deterministic" in events[0].runtime
     assert isinstance(events[-1], Finished)
     committed = [event for event in events if isinstance(event, CanvasCommitted)]
     assert [event.canvas for event in committed] == [0, 1, 2]
