@@ -396,15 +396,6 @@ class ServeSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _cuda_has_a_gpu(self) -> Self:
-        if self.app.model.engine.device == "cuda" and self.deployments.engine.gpus == 0:
-            raise ValueError(
-                f"app.models.{self.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would "
-                "hide every GPU from the replica; set it to 1"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _a_replica_takes_gpus(self) -> Self:
         if self.local.every_gpu and self.deployments.engine.gpus == 0:
             raise ValueError("local.every_gpu: deployments.engine.gpus says that a replica takes no GPU; set it to 1")
