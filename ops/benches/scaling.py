@@ -56,9 +56,13 @@ def service(args: argparse.Namespace, replicas: int, **deployment: Any) -> Itera
     else:
         engine |= {"kind": "native", "device": "cuda"}
     deployment = {"gpus": 1, "cpus": args.engine_cpus, **deployment}
-    ingress = {"cpus": args.ingress_cpus, "replicas": args.ingress}
+    ingress = {"cpus": args.ingress_cpus}
     app = {"router": {"queue_timeout_s": 120.0}}
-    local = {"every_gpu": True, "gpus": replicas}
+    local = {"every_gpu": args.ingress is None, "gpus": replicas}
+    if args.ingress is not None:
+        ingress["replicas"], deployment["replicas"] = args.ingress, replicas
+        if "autoscaling" in deployment:
+            deployment["autoscaling"] = {**deployment["autoscaling"], "max_replicas": replicas}
     began = time.monotonic()
     with serving(engine, deployment, app, checkpoint=args.checkpoint, ingress=ingress, local=local) as found:
         wanted = 1 if "autoscaling" in deployment else replicas
@@ -184,7 +188,7 @@ def measure_autoscaling(args: argparse.Namespace) -> dict[str, Any]:
     closed loop asks the more the sooner it is answered, and apart they are answered sooner than together."""
     replicas = max(args.replicas)
     scaling = {"min_replicas": 1, "target_s": 2.0, "down_delay_s": args.down_delay}
-    lead, tail = 15.0, args.down_delay + 15.0
+    lead, tail = 15.0, 3 * args.down_delay + 10.0  # down in halves, each after the delay
     with service(args, replicas, autoscaling=scaling) as (local, _):
         watch = Watch(local)
         base = load_of(args, local, 1, lead + args.wave + tail)
@@ -299,7 +303,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a folder of the published shapes; the fake engine makes its own")
     parser.add_argument("--replicas", type=lambda text: [int(one) for one in text.split(",")], default=[1, 1, 2, 4, 8])
     parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--ingress", type=int, default=1, help="ingress replicas at least; one for 8 engines")
+    parser.add_argument("--ingress", type=int, help="so many ingress replicas; otherwise as `local.every_gpu` has it")
     parser.add_argument("--streams-each", type=int, default=STREAMS_EACH)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--steps", type=int, default=16)

@@ -74,7 +74,8 @@ def service(args: argparse.Namespace, checkpoint: str | None, context_tokens: in
     deployment: dict[str, Any] = {"cpus": args.engine_cpus}
     if args.engine == "native":
         engine = {"kind": "native", "device": args.device, "slots": args.slots, "context_tokens": context_tokens}
-        engine["kv_tokens"] = max(args.kv_tokens or args.slots * 4096, context_tokens)
+        if args.kv_tokens:
+            engine["kv_tokens"] = max(args.kv_tokens, context_tokens)
         deployment["gpus"] = 1 if args.device == "cuda" else 0
     app = {"router": {"queue_timeout_s": 120.0}}
     began = time.monotonic()
@@ -276,7 +277,7 @@ def main() -> None:
     parser.add_argument("--token-ids", type=int, nargs=2, default=(1000, 60_000))
     parser.add_argument("--long-prompt", type=int, default=30_000)
     parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--kv-tokens", type=int, help="4,096 for each slot unless given")
+    parser.add_argument("--kv-tokens", type=int, help="unless given, what is free")
     parser.add_argument("--engine-cpus", type=float, default=4.0)
     parser.add_argument("--puzzles", type=int, default=100, help="of each band")
     parser.add_argument("--out", type=Path, required=True)

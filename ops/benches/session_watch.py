@@ -15,11 +15,12 @@ TIERS = {
     "ray::ServeReplica:easel:engine": "engine",
     "ray::ServeReplica:easel:ingress": "ingress",
     "ray::ServeController": "serve_controller",
+    "ray::DashboardAgent": "agent",
 }
 
 
 def tier_of(process: psutil.Process) -> str:
-    """`haproxy`, `ingress`, `engine`, `serve_controller`, or `ray` for all the rest."""
+    """`haproxy`, `ingress`, `engine`, `serve_controller`, `agent` (metrics), or `ray` for all the rest."""
     if process.name() == "haproxy":
         return "haproxy"
     title = (process.cmdline() or [""])[0]
@@ -88,8 +89,7 @@ class Metrics:
     def __init__(self, local: Local) -> None:
         self._ports = [
             connection.laddr.port
-            for process in processes.members(local.session.mark, local.keeper)
-            if process.cmdline()[:1] == ["ray::DashboardAgent"]
+            for process in members(local, "agent")
             for connection in process.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
         ]
@@ -97,11 +97,13 @@ class Metrics:
     def by(self, label: str, *names: str) -> dict[str, dict[str, float]]:
         """Each metric's value by one of its labels, over its others. Metrics that are not there are empty."""
         found: dict[str, Counter[str]] = {name: Counter() for name in names}
-        for port in self._ports:
+        for port in list(self._ports):
             try:
                 answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
             except httpx.HTTPError:
                 continue  # another of the agent's ports
+            if answer.status_code == 200 and "# HELP ray_" in answer.text:
+                self._ports = [port]  # the others only cost their timeouts
             for family in text_string_to_metric_families(answer.text if answer.status_code == 200 else ""):
                 for sample in family.samples:
                     name = sample.name.removeprefix("ray_")

@@ -24,16 +24,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from easel.checkpoints import folder_of
 from easel.errors import ConfigurationError
-from easel.hub.reference import cached_folder, hub_reference
 from easel.prefixes import BLOCK_TOKENS
+from easel.settings_base import Settings
 from easel.settings_errors import describe
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
-
-EMBEDDED = "embedded:"
-"""Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
 
 DEFAULT_CHECKPOINT = "embedded:sudoku"
 
@@ -41,29 +39,18 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Settings(BaseModel):
-    """The base of all: frozen, strict about unknown keys, documented by docstrings under each field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-
 class EngineSettings(Settings):
     """What decodes, in each replica."""
 
     kind: Literal["native", "reference", "vllm", "fake"] = "native"
     """`native` is Easel's own; `reference` is transformers', slow and one request at a time, to check answers against;
-    `vllm` is vLLM's; `fake` decodes nothing: it keeps time, for tests of router and load. docs/engines.md says what
-    each can do. Restart."""
+    `vllm` is vLLM's; `fake` keeps time, for tests of router and load. docs/engines.md: what each can do. Restart."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live. `auto` takes a GPU where there is one. Restart."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
-    GPU, where quantised experts run in nothing else. Restart."""
+    """What matrices are multiplied in. `auto`: float32 on CPU, where bfloat16 is slow; bfloat16 on a GPU. Restart."""
     deterministic: bool = False
-    """Give an answer the same bytes whatever shares its steps, on GPUs of one type; docs/gpu.md has what it costs. On a
-    CPU the native engine always does. Restart."""
+    """Same bytes whatever shares an answer's steps, on GPUs of one type: docs/gpu.md. CPUs always do. Restart."""
     threads: int | None = Field(None, ge=1, le=512)
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)
@@ -83,7 +70,7 @@ class EngineSettings(Settings):
     prefix_cache: bool = True
     """Keep the KV blocks of prompts' beginnings as long as nobody else needs them, so that the next prompt that begins
     so, a chat's next turn or another question after the same instructions, is not encoded again. In whole chunks of
-    256 tokens. Changes no bit of an answer where the engine is exact (CPU); where it is not (GPU), what an answer's
+    256 tokens. Changes no bit where the engine is exact (CPU, deterministic); where it is not (GPU), what an answer's
     canvases wrote is kept for the next turn too, all but its last canvas. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
     """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. From 512
@@ -95,18 +82,11 @@ class EngineSettings(Settings):
     """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
     takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
     compile_cache: str | None = Field(None, min_length=1)
-    """Folder in which compiled kernels are kept for the next start; replicas of a host may share it. None: Triton's
-    own, `$TRITON_CACHE_DIR` or `~/.triton/cache`. Restart."""
+    """Folder of compiled kernels, for later starts and other replicas of the host. None: Triton's own. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
     """What each further canvas adds to a step of the fake engine. Restart."""
-
-    @model_validator(mode="after")
-    def _deterministic_engine(self) -> Self:
-        if self.deterministic and self.kind == "vllm":
-            raise ValueError("deterministic: vLLM does not promise it; choose kind native")
-        return self
 
     @model_validator(mode="after")
     def _blocks_fill_chunks(self) -> Self:
@@ -122,9 +102,8 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors; `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub, which
-    `easel serve` and `easel pull` fetch (docs/checkpoints.md); or `embedded:NAME` for one that comes with Easel.
-    Restart."""
+    """A folder with config.json and safetensors, `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub
+    (docs/checkpoints.md), or `embedded:NAME` for one that comes with Easel. Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
@@ -152,21 +131,7 @@ class ModelSettings(Settings):
     @property
     def folder(self) -> Path:
         """Where the checkpoint lies. Raises `ConfigurationError` where there is none."""
-        if self.checkpoint.startswith(EMBEDDED):
-            root = Path(__file__).parent / "checkpoints"
-            folder = root / self.checkpoint.removeprefix(EMBEDDED)
-            if not (folder / "config.json").is_file() or folder.parent != root:
-                known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
-                raise ConfigurationError(
-                    f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
-                )
-            return folder
-        if (reference := hub_reference(self.checkpoint)) is not None:
-            return cached_folder(reference)
-        folder = Path(self.checkpoint).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
-        return folder
+        return folder_of(self.checkpoint)
 
 
 class KeyLimits(Settings):

@@ -148,7 +148,7 @@ def test_every_gpu_gets_an_engine_replica(
     command = Command(path)
     commands.append(command)
     url = command.find(r"Listening on (\S+)\. ")
-    assert "GPUs: 3. Replicas: 3 engine, 1 ingress.\n" in command.lines
+    assert "GPUs: 3, 1 for each engine. Replicas: 3 engine, 1 ingress.\n" in command.lines
     folder = Path(command.find(r"cat (\S+)/token"))
 
     def engines() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,9 +17,11 @@ from starlette.responses import JSONResponse, Response
 
 from easel import __version__
 from easel.api import responses, sse
+from easel.api.answer_text import AnswerText
 from easel.api.backend import Backend
 from easel.api.bodies import read_body
 from easel.api.callers import Callers
+from easel.api.cancelling import Halt, RunningCalls, owner_of
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.logprobs import ChosenToken
@@ -52,6 +55,7 @@ class Routes:
         backend: Backend,
         recorder: Recorder,
         callers: Callers,
+        running: RunningCalls,
     ) -> None:
         self._card = card
         self._prompts = prompts
@@ -60,6 +64,7 @@ class Routes:
         self._backend = backend
         self._recorder = recorder
         self._callers = callers
+        self._running = running
         self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -128,37 +133,38 @@ class Routes:
         """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""
         known = notes(request.scope)
         call = await read_body(request, lambda raw: make(raw, time.time(), known))
-        meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
-        try:
-            choices = self._begin(call, meter.over(self._backend))
+        with ExitStack() as held:
+            meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
+            held.callback(meter.end)
+            halt = held.enter_context(self._running.holding(owner_of(known), known.id, call.id))
+            choices = self._begin(call, meter.over(self._backend), halt)
             if not call.stream:
-                body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, known))
-                meter.end()
-                return JSONResponse(body)
+                return JSONResponse(await sse.unless_client_leaves(request.receive, self._whole(call, choices, known)))
             first = await sse.unless_client_leaves(request.receive, self._first(choices))
-        except BaseException:
-            meter.end()
-            raise
+            streaming = held.pop_all()
 
         async def close() -> None:
-            try:
+            with streaming:
                 await choices.close()
-            finally:
-                meter.end()
 
         return sse.EventStream(self._events(call, choices, first, known), close)
 
-    def _begin(self, call: ApiRequest, backend: Backend) -> SideBySide:
+    def _begin(self, call: ApiRequest, backend: Backend, halt: Halt) -> SideBySide:
         running = []
         for index, one in enumerate(call.choices):
-            detokenizer = self._prompts.make_detokenizer()
+            answer = AnswerText(
+                self._prompts.make_detokenizer,
+                call.stops,
+                call.wants_logprobs,
+                self._prompts.marks if call.chat else None,
+            )
             echo = call.echoes[index] if call.echoes else ""
-            choice = run_choice(backend, one, index, detokenizer, call.stops, self._card.canvas_length, echo)
+            choice = run_choice(backend, one, index, answer, self._card.canvas_length, echo, halt)
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 
     async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
-        texts = [""] * len(call.choices)
+        texts, reasonings = [""] * len(call.choices), [""] * len(call.choices)
         tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
         runtimes: set[str] = set()
@@ -171,13 +177,14 @@ class Routes:
                 waits_for_canvas = self._clock(delta, waits_for_canvas, known)
                 runtimes.add(delta.runtime)
                 texts[delta.index] += delta.text
+                reasonings[delta.index] += delta.reasoning
                 tokens[delta.index] += delta.logprobs
                 if delta.outcome is not None:
                     outcomes[delta.index] = delta.outcome
         finally:
             await choices.close()
-        call = call.decoded_by(runtimes)
-        return responses.whole(call, self._prompts, texts, [outcomes[index] for index in range(len(texts))], tokens)
+        call, ended = call.decoded_by(runtimes), [outcomes[index] for index in range(len(texts))]
+        return responses.whole(call, self._prompts, texts, ended, tokens, reasonings)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
         """With the first event in hand, failing before it is over: what comes before gets a status of its own."""

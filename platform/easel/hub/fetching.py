@@ -19,7 +19,7 @@ from pathlib import Path
 
 from easel.errors import ConfigurationError
 from easel.hub.reference import DEFAULT_REVISION, FILES, HubReference, cached_folder, library
-from easel.hub.resumed import Interrupted, Progress, fetch_file, git_sha1_of, sha256_of, silent_bar
+from easel.hub.resumed import Interrupted, Progress, fetch_file, git_sha1_of, sha256_of, silent_bar, size_of
 
 AT_ONCE = 4
 """Large files fetched side by side."""
@@ -135,8 +135,8 @@ def _fetch_large(
     missing = [file for file in large if not _is_there(place(file), file, trusted=to is None)]
     total = sum(file.size for file in missing)
     say(
-        f"{reference} at {commit[:12]}: {sum(file.size for file in files) / 1e9:.2f} GB in {len(files)} files, "
-        f"{total / 1e9:.2f} GB to fetch to {root if to is not None else hub.constants.HF_HUB_CACHE}"
+        f"{reference} at {commit[:12]}: {size_of(sum(file.size for file in files))} in {len(files)} files, "
+        f"{size_of(total)} of large ones to fetch to {root if to is not None else hub.constants.HF_HUB_CACHE}"
     )
     parts = [place(file).with_name(f"{place(file).name}.part") for file in missing]
     _ensure_room(root, total - sum(part.stat().st_size for part in parts if part.exists()))
@@ -176,7 +176,7 @@ def _ensure_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise ConfigurationError(
-            f"{folder}: {needed / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free; make room, or set HF_HOME "
+            f"{folder}: {size_of(needed)} are to come and {size_of(free)} are free; make room, or set HF_HOME "
             "or --to to another disk",
             "checkpoint",
         )

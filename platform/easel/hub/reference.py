@@ -7,6 +7,7 @@ serve different things.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,11 @@ def cached_folder(reference: HubReference) -> Path:
 
 
 def library() -> Any:
-    """huggingface_hub. Raises `ConfigurationError` where it is not installed."""
+    """huggingface_hub, told to report nothing unless the environment says otherwise.
+
+    Raises `ConfigurationError` where it is not installed.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import huggingface_hub
         import huggingface_hub.constants

@@ -49,7 +49,7 @@ class Progress:
                 return
             self._said = now
             rate = self._fetched / 1e6 / max(now - self._began, 1e-3)
-        self._say(f"{self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB, {rate:.0f} MB/s")
+        self._say(f"{size_of(self.done)} of {size_of(self.total)}, {rate:.0f} MB/s")
 
 
 class _Counted:
@@ -105,6 +105,11 @@ def fetch_file(url: str, headers: dict[str, str], target: Path, size: int, sha25
                 "checkpoint",
             )
         part.rename(target)
+
+
+def size_of(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def sha256_of(path: Path) -> str:

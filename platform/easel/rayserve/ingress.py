@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from easel.api.app import create_app
+from easel.api.cancelling import RunningCalls
 from easel.api.model_card import read_model_card
 from easel.playground.page import mount
 from easel.protocol import Event, GenerationRequest
 from easel.rayserve import switchboard
 from easel.rayserve.backend import EngineHandle
+from easel.rayserve.cancellations import CancelLine
 from easel.rayserve.config import ENGINE
 from easel.rayserve.ledger import find_or_start
 from easel.rayserve.loopback import keep_on_loopback
@@ -64,7 +66,7 @@ class Ingress:
         self._engine = engine
         self._backend: RoutedBackend | None = None
         self._reporter: Reporter | None = None
-        self._reporting: asyncio.Task[None] | None = None
+        self._working: list[asyncio.Task[None]] = []
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls this once, in the replica: an application holds tokenizers and clients that do not travel."""
@@ -86,9 +88,12 @@ class Ingress:
         switchboard.connect(context.app_name, router, asyncio.get_running_loop())
         handle.append(EngineHandle(self._engine, watch))
         self._backend = RoutedBackend(router, watch)
-        self._reporter = Reporter(router, partial(find_or_start, context.app_name))
-        self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
-        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants)
+        find_actor = partial(find_or_start, context.app_name)
+        self._reporter = Reporter(router, find_actor)
+        cancels = CancelLine(context.replica_id.unique_id, find_actor)
+        running = RunningCalls(cancels.elsewhere)
+        self._working = [asyncio.create_task(work) for work in (self._reporter.run(), cancels.run(running.cancel))]
+        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants, running)
         if settings.playground.enabled:
             mount(app)
         app.add_middleware(LeaveRequestIdToServe)

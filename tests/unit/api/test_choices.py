@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from easel.api.answer_text import AnswerText
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.detokenizer import ByteLevelDetokenizer
 from easel.errors import EaselError, EngineFailed, QueueFull
@@ -46,7 +47,7 @@ class Scripted:
 
 
 def choice(backend: Scripted, index: int = 0, *stops: str):  # type: ignore[no-untyped-def]
-    return run_choice(backend, REQUEST, index, ByteLevelDetokenizer(BYTES), stops, 256)
+    return run_choice(backend, REQUEST, index, AnswerText(lambda: ByteLevelDetokenizer(BYTES), stops), 256)
 
 
 async def all_of(backend: Scripted, *stops: str) -> list[Delta]:
