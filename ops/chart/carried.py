@@ -118,7 +118,6 @@ def environment_serve(name: str, files: list[Path]) -> str:
 def carried() -> dict[str, Callable[[], str]]:
     """Every such file by its path, with what makes it."""
     out: dict[str, Callable[[], str]] = {f"{CHART}/files/defaults.json": defaults}
-    out[f"{CHART}/LICENSE"] = partial((ROOT / "LICENSE").read_text, encoding="utf-8")
     for folder, pattern in (("alerts", "*.rules.yaml"), ("dashboards", "*.json")):
         for source in sorted((ROOT / "ops" / folder).glob(pattern)):
             out[f"{CHART}/files/{folder}/{source.name}"] = partial(source.read_text, encoding="utf-8")
@@ -126,4 +125,5 @@ def carried() -> dict[str, Callable[[], str]]:
         # What `make run` gives Serve on a laptop has the other name already.
         file = "serve-kubernetes.yaml" if files[-1].with_name("easel.yaml").exists() else "serve.yaml"
         out[f"deployments/{name}/{file}"] = partial(environment_serve, name, files)
+    out[f"{CHART}/LICENSE"] = partial((ROOT / "LICENSE").read_text, encoding="utf-8")
     return out

@@ -21,6 +21,12 @@ from tests.chart.helm import CHART, OPEN, ROOT, VERSIONS, Refused, render
 from tests.chart.kinds import check_custom
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a number in the environment": ({"env": [{"name": "A", "value": 1}]}, "env"),
+    "a variable without a name": ({"head": {"env": [{"value": "1"}]}}, "env"),
+    "a timeout of nothing": ({"upgrade": {"initializingTimeout": "0s"}}, "initializingTimeout"),
+    "a block that is taken away": ({"ingress": None}, "ingress"),
+    "a list that is taken away": ({"env": None}, "env"),
+    "a value that is taken away": ({"networkPolicy": {"clients": None}}, "clients"),
     "a misspelt block": ({"autoscaller": {}}, "autoscaller"),
     "a misspelt value": ({"head": {"cpu": 1}}, "cpu"),
     "a misspelt value of a group": ({"workers": {"cpu": {"gpus": 1}}}, "gpus"),
@@ -39,12 +45,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a switch of three states": ({"monitoring": {"rules": {"enabled": "auto"}}}, "enabled"),
     "a name that no model has": ({"serve": {"app": {"models": {"m": {"names": ["a b"]}}}}}, "names"),
     "a group in capitals": ({"workers": {"H100": {}}}, "H100"),
-    "a number in the environment": ({"env": [{"name": "A", "value": 1}]}, "env"),
-    "a variable without a name": ({"head": {"env": [{"value": "1"}]}}, "env"),
-    "a timeout of nothing": ({"upgrade": {"initializingTimeout": "0s"}}, "initializingTimeout"),
-    "a block that is taken away": ({"ingress": None}, "ingress"),
-    "a list that is taken away": ({"env": None}, "env"),
-    "a value that is taken away": ({"networkPolicy": {"clients": None}}, "clients"),
     "an address without a port": ({"gcsFaultTolerance": {"redis": {"address": "redis"}}}, "address"),
 }
 

@@ -105,6 +105,8 @@ class Pod:
                 self.mounts.append((own, mount["mountPath"]))
         lines = [f"{ip} {name}\n" for name, ip in {"localhost": "127.0.0.1", **hosts}.items()]
         (folder / "hosts").write_text("".join(lines))
+        # Nobody answers there, and says so at once: gRPC asks for more than addresses before it looks into hosts.
+        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str]) -> None:
@@ -122,7 +124,8 @@ class Pod:
     def _setup(self, command: Sequence[str]) -> str:
         lines = ["set -e", f"hostname {self.folder.name}", "mount --make-rprivate /"]
         lines += [*_visible(Path(sys.base_prefix), self.folder / "hold")]
-        lines += [f"mount --bind {self.folder / 'hosts'} /etc/hosts", "mount -t tmpfs -o mode=1777 shm /dev/shm"]
+        lines += [f"mount --bind {self.folder / name} /etc/{name}" for name in ("hosts", "resolv.conf")]
+        lines += ["mount -t tmpfs -o mode=1777 shm /dev/shm"]
         # Folders of this test lie in /tmp too, so what is mounted there comes last.
         lines += [f"mount --bind {own} {there}" for own, there in sorted(self.mounts, key=lambda m: m[1], reverse=True)]
         lines += ["mount -t proc proc /proc", "mount -o remount,bind,ro /", "cd /", f"exec {self._as_user(command)}"]

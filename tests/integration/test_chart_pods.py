@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -116,15 +115,21 @@ def test_ray_asks_for_the_token(cluster: dict[str, Pod]) -> None:
 
 
 def test_metrics_are_where_the_monitors_look(cluster: dict[str, Pod]) -> None:
-    names: dict[str, Any] = {}
-    for name, pod in cluster.items():
-        ports = {port["name"]: port["containerPort"] for port in pod.container.get("ports", [])}
-        for port in ("metrics", "dash-metrics", "haproxy-metrics"):
-            if port in ports and (port != "haproxy-metrics" or replicas(pod)):
-                code, output = pod.run(["wget", "-q", "-T", "9", "-O-", f"http://localhost:{ports[port]}/metrics"])
-                assert code == 0, (name, port, output)
-                names[name, port] = output
-    assert any("ray_easel_slots" in text for text in names.values())
+    def exported() -> str:
+        found = ""
+        for name, pod in cluster.items():
+            ports = {port["name"]: port["containerPort"] for port in pod.container.get("ports", [])}
+            for port in ("metrics", "dash-metrics", "haproxy-metrics"):
+                # HAProxy stands where there is a replica.
+                if port in ports and (port != "haproxy-metrics" or replicas(pod)):
+                    code, output = pod.run(["wget", "-q", "-T", "9", "-O-", f"http://localhost:{ports[port]}/metrics"])
+                    assert code == 0, (name, port, output)
+                    found += output
+        return found
+
+    # Ray passes a replica's metrics on every ten seconds.
+    for name in ("ray_easel_slots", "haproxy_"):
+        wait_until(lambda name=name: name in exported(), f"{name} is exported")  # type: ignore[misc]
 
 
 def test_a_worker_that_goes_hands_over(cluster: dict[str, Pod]) -> None:

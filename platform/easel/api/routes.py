@@ -183,7 +183,8 @@ class Routes:
                     outcomes[delta.index] = delta.outcome
         finally:
             await choices.close()
-        call, ended = call.decoded_by(runtimes), [outcomes[index] for index in range(len(texts))]
+        ended = [outcomes[index] for index in range(len(texts))]
+        call = call.decoded_by(runtimes)
         return responses.whole(call, self._prompts, texts, ended, tokens, reasonings)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
