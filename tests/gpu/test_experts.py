@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from easel.engine.native.cuda_model import STEADY_TILE
+
 pytestmark = pytest.mark.gpu
 
 
@@ -63,10 +65,10 @@ def test_a_captured_graph_gives_the_same_bits_every_time_and_follows_its_inputs(
 
 
 def test_a_canvas_has_the_same_bits_in_any_company(bench: Any, packed: Any) -> None:
-    """Each number of canvases has tiles and products of its own; all add up in one order."""
+    """As in a deterministic step: one tile for any number of canvases."""
     found = []
     for canvases in (1, 2, 3, 4, 6, 8, 16, 32):
-        case = bench.Case(canvases, [packed])
+        case = bench.Case(canvases, [packed], tile=STEADY_TILE)
         generator = torch.Generator("cuda").manual_seed(0)
         case.x[:256] = torch.randn(256, bench.HIDDEN, device="cuda", generator=generator).bfloat16()
         case.logits[0][:256] = torch.randn(256, bench.EXPERTS, device="cuda", generator=generator).bfloat16()

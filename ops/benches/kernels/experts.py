@@ -88,14 +88,15 @@ def weighted_sum(routing: kernels.Routing, narrow: torch.Tensor, rows: int) -> t
 class Case:
     """Buffers for one number of canvases, all of them full."""
 
-    def __init__(self, canvases: int, layers: list[PackedExperts]) -> None:
+    def __init__(self, canvases: int, layers: list[PackedExperts], tile: int | None = None) -> None:
+        """`tile`: slots of the experts' tiles, if not what is fastest."""
         rows = canvases * CANVAS
         self.layers, self.rows = layers, rows
         self.x = torch.randn(rows, HIDDEN, device="cuda", dtype=torch.bfloat16)
         self.logits = [torch.randn(rows, EXPERTS, device="cuda").bfloat16() for _ in layers]
         self.scale = torch.ones(EXPERTS, device="cuda")
         self.length = torch.full((canvases,), CANVAS, dtype=torch.int32, device="cuda")
-        self.routing = [kernels.Routing.for_rows(rows, EXPERTS, TOP_K, "cuda") for _ in layers]
+        self.routing = [kernels.Routing.for_rows(rows, EXPERTS, TOP_K, "cuda", tile) for _ in layers]
         self.space = kernels.Workspace.for_rows(rows, TOP_K, WIDE, HIDDEN, "cuda")
 
     def route(self) -> None:

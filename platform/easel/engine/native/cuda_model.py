@@ -28,6 +28,10 @@ from easel.engine.native.steady import unsteady_shapes
 from easel.engine.native.weights import LayerWeights, ModelWeights
 
 
+STEADY_TILE = 64
+"""Slots of the experts' tiles in a deterministic step, whatever the number of rows."""
+
+
 class CudaModel:
     """Weights, KV cache and work space of one GPU. Calls may not overlap: they share their buffers."""
 
@@ -55,7 +59,9 @@ class CudaModel:
         self._keys, self._values = self._flat(most * key), self._flat(most * key)
         self._gate_up, self._gated = self._flat(most * 2 * gated), self._flat(most * gated)
         self._logits = self._rows(most, config.experts)
-        self.routing = Routing.for_rows(most, config.experts, config.top_k, self.device)
+        self.routing = Routing.for_rows(
+            most, config.experts, config.top_k, self.device, STEADY_TILE if deterministic else None
+        )
         self._expert_space = Workspace.for_rows(most, config.top_k, config.expert_intermediate, hidden, self.device)
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         dims = tuple(layer.head_dim for layer in widest.values())

@@ -3,7 +3,8 @@
 Weights are the products' rows (the 64 rows of a warpgroup's instruction, from registers), slots their columns: a tile
 of slots belongs to one expert and may be as narrow as its rows are few. A code becomes a bfloat16 in registers, exact
 with its group's scale; the experts' factors come last, in fp32. Each product runs over all its columns in one program,
-in one order: a row's result does not depend on which other rows there are.
+in one order: a row's result does not depend on which other rows there are, but on the tile, which is chosen by their
+number unless the routing has one tile for all.
 
 Owns: the products. Refuses to know: who chose the experts, how files hold them, and the sum over a row's experts.
 """
@@ -100,8 +101,8 @@ def launches(
     """The two launches of `run_experts`, which checks what these take for granted: a bench times them apart."""
     rows, hidden = x.shape
     top_k = routing.weights.shape[1]
-    tile = tile_slots(rows, packed.experts, top_k)
-    most = most_tiles(rows, packed.experts, top_k)
+    tile = routing.tile or tile_slots(rows, packed.experts, top_k)
+    most = most_tiles(rows, packed.experts, top_k, routing.tile)
     first, second = shapes(tile, _on_hopper(x) and hidden % TILE_COLUMNS == 0)
 
     def gate_up() -> None:

@@ -40,9 +40,13 @@ class Routing:
     """int32 [rows, top_k]: how many earlier rows of the same program chose this expert."""
     counts: torch.Tensor
     """int32 [programs, experts]: rows of each program that chose each expert."""
+    tile: int | None = None
+    """Slots of a tile, whatever the number of rows: products of other tiles round otherwise. None: what is fastest."""
 
     @classmethod
-    def for_rows(cls, rows: int, experts: int, top_k: int, device: torch.device | str) -> Routing:
+    def for_rows(
+        cls, rows: int, experts: int, top_k: int, device: torch.device | str, tile: int | None = None
+    ) -> Routing:
         """Buffers for up to `rows` rows. Raises `ValueError` where the experts' number is no power of two."""
         if experts & (experts - 1) or top_k > experts:
             raise ValueError(f"{top_k} of {experts} experts: a power of two of them is needed, and fewer chosen")
@@ -51,11 +55,11 @@ class Routing:
             return torch.zeros(shape, dtype=torch.int32, device=device)
 
         weights = torch.zeros(rows, top_k, dtype=torch.float32, device=device)
-        most = max(most_tiles(count, experts, top_k) for count in range(256, rows + 256, 256))
+        most = max(most_tiles(count, experts, top_k, tile) for count in range(256, rows + 256, 256))
         programs = max(triton.cdiv(count, _rows_each(count)) for count in range(256, rows + 256, 256))
         return cls(
             weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, -(-most // 16) * 16), ints(1),
-            ints(rows, top_k), ints(programs, experts),
+            ints(rows, top_k), ints(programs, experts), tile,
         )  # fmt: skip
 
 
@@ -78,10 +82,10 @@ def tile_slots(rows: int, experts: int, top_k: int) -> int:
     return 128 if each < 384 else 256
 
 
-def most_tiles(rows: int, experts: int, top_k: int) -> int:
-    """Tiles that the worst routing of `rows` rows makes."""
+def most_tiles(rows: int, experts: int, top_k: int, tile: int | None = None) -> int:
+    """Tiles that the worst routing of `rows` rows makes; `tile`: slots of each, if not what is fastest."""
     pairs = rows * top_k
-    return pairs // tile_slots(rows, experts, top_k) + min(experts, pairs)
+    return pairs // (tile or tile_slots(rows, experts, top_k)) + min(experts, pairs)
 
 
 def _rows_each(rows: int) -> int:
@@ -112,7 +116,7 @@ def route_rows(
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=out.tile or tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
@@ -141,7 +145,7 @@ def route(
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=out.tile or tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
     )  # fmt: skip
 
 

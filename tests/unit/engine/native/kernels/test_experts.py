@@ -96,14 +96,18 @@ def test_scales_that_are_no_numbers_and_shapes_that_do_not_fit_are_refused() -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("lengths", "each"), [([12], 12), ([5, 0, 8, 1], 8), ([0, 0], 6)])
-def test_routing_is_the_plain_one_sorted_by_expert(lengths: list[int], each: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "each", "tile"), [([12], 12, None), ([12], 12, 4), ([5, 0, 8, 1], 8, None), ([0, 0], 6, None)]
+)
+def test_routing_is_the_plain_one_sorted_by_expert(
+    lengths: list[int], each: int, tile: int | None, dtype: torch.dtype
+) -> None:
     experts, top_k, rows = 8, 3, each * len(lengths)
     logits = torch.randn(rows, experts, generator=torch.Generator().manual_seed(5)).to(dtype)
     scale = torch.rand(experts, generator=torch.Generator().manual_seed(6)) + 0.5
     live = torch.cat([torch.arange(each) < length for length in lengths])
     logits[~live] = float("nan")
-    routing = Routing.for_rows(rows + 4, experts, top_k, "cpu")
+    routing = Routing.for_rows(rows + 4, experts, top_k, "cpu", tile)
     for buffer in (routing.index, routing.slot, routing.row, routing.tiles, routing.used):
         buffer.fill_(-7)
     route(logits, scale, torch.tensor(lengths, dtype=torch.int32), top_k, routing)
@@ -122,7 +126,7 @@ def test_routing_is_the_plain_one_sorted_by_expert(lengths: list[int], each: int
     assert routing.row[: len(pairs)].tolist() == [row for _, row, _ in by_expert]
     covered = []
     for expert, first, end in routing.tiles[:, : int(routing.used)].T.tolist():
-        covered += [(slot, expert) for slot in range(first, min(first + 32, end))]
+        covered += [(slot, expert) for slot in range(first, min(first + (tile or 32), end))]
     assert covered == [(slot, expert) for slot, (expert, _, _) in enumerate(by_expert)]
 
 
