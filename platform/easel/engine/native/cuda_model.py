@@ -27,7 +27,6 @@ from easel.engine.native.model import rope_frequencies
 from easel.engine.native.steady import unsteady_shapes
 from easel.engine.native.weights import LayerWeights, ModelWeights
 
-
 STEADY_TILE = 64
 """Slots of the experts' tiles in a deterministic step, whatever the number of rows."""
 

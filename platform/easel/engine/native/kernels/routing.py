@@ -106,7 +106,7 @@ def route_rows(
     experts, groups = router.shape[0], length.shape[0]
     if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
         raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
-    each = max(16, _rows_each(rows))
+    each, tile = max(16, _rows_each(rows)), out.tile or tile_slots(rows, experts, top_k)
     grid = (triton.cdiv(rows, each),)
     top_pad = triton.next_power_of_2(top_k)
     _multiply_and_choose[grid](
@@ -116,7 +116,7 @@ def route_rows(
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=out.tile or tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile, ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def route(
     groups = length.shape[0]
     if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
         raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
-    each = _rows_each(rows)
+    each, tile = _rows_each(rows), out.tile or tile_slots(rows, experts, top_k)
     grid = (triton.cdiv(rows, each),)
     top_pad = triton.next_power_of_2(top_k)
     _choose[grid](
@@ -145,7 +145,7 @@ def route(
     )  # fmt: skip
     _sort[grid](
         out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
-        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=out.tile or tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile, ROWS=each, num_warps=4,
     )  # fmt: skip
 
 
