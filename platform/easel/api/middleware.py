@@ -21,7 +21,7 @@ from easel.telemetry import logs
 from easel.telemetry.names import OPEN_REQUESTS, REQUEST_SECONDS, REQUESTS, TENANT_REQUESTS
 from easel.telemetry.recorder import Recorder
 from easel.telemetry.spans import REQUEST, STREAM
-from easel.telemetry.tracing import TRACEPARENT, OpenSpan, Tracer
+from easel.telemetry.tracing import TRACEPARENT, OpenSpan, Tracer, trace_id
 
 access = logging.getLogger("easel.access")
 
@@ -99,7 +99,7 @@ class RequestLog:
         elif known.error is not None and known.error.status >= 500:
             level = logging.WARNING if known.error.retryable else logging.ERROR
         if access.isEnabledFor(level):
-            with logs.about(known.traceparent, request_id=known.id):
+            with logs.about(known.traceparent):
                 access.log(level, "request", extra=_line(known, scope["method"], route, code, seconds))
 
     def _begin(self, scope: Scope) -> RequestNotes:
@@ -168,6 +168,8 @@ def _line(known: RequestNotes, method: str, route: str, code: str, seconds: floa
             "denoising_steps": known.denoising_steps,
         }
     return logs.said(
+        request_id=known.id,
+        trace_id=trace_id(known.traceparent),
         method=method,
         route=route,
         status=known.status,
