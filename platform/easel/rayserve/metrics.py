@@ -12,10 +12,13 @@ in `_total` where it does not yet end so. It allows no colon, so `vllm:num_reque
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ray.serve import metrics
 
+from easel.settings_telemetry import TelemetrySettings
+from easel.telemetry import setup
 from easel.telemetry.names import Kind, Metric
 
 logger = logging.getLogger("easel.telemetry")
@@ -59,6 +62,15 @@ class RayRecorder:
             if metric.name not in self._broken:
                 self._broken.add(metric.name)
                 logger.exception("metric %s cannot be recorded", metric.name)
+
+
+def start(settings: TelemetrySettings, part: setup.Part, instance: str) -> setup.Telemetry:
+    """Telemetry of a replica with that id."""
+    return setup.start(settings, RayRecorder(), part, instance)
+
+
+Start = Callable[[TelemetrySettings, setup.Part, str], setup.Telemetry]
+"""What `start` is: whoever builds an application may bring another."""
 
 
 def _others(metric: Metric) -> tuple[Any, ...]:
