@@ -22,7 +22,7 @@ from easel.router.autoscaling import Autoscaler, Demand, Inputs, ScalingTargets
 from easel.settings import AppSettings
 from easel.settings_telemetry import TelemetrySettings
 from easel.telemetry import logs, setup
-from easel.telemetry.names import ATTRIBUTES, METRICS, Metric
+from easel.telemetry.names import ATTRIBUTES, METRICS, Kind, Metric
 from easel.telemetry.recorder import MemoryRecorder
 from easel.telemetry.setup import Telemetry
 from easel.telemetry.statistics import StatisticsExport
@@ -62,7 +62,9 @@ def fast(checkpoint: Any, **more: Any) -> AppSettings:
 
 
 def emitted(recorder: MemoryRecorder) -> set[str]:
-    return {name for name, _ in recorder.values}
+    """A counter that was raised by nothing is not there: Ray refuses 0."""
+    counters = {metric.name for metric in METRICS if metric.kind is Kind.COUNTER}
+    return {name for (name, _), values in recorder.values.items() if name not in counters or sum(values) > 0}
 
 
 async def use(service: OneProcess) -> None:
