@@ -150,6 +150,8 @@ async def test_long_prompts_and_too_few_blocks() -> None:
     async with one_process(settings(TINY, engine), telemetry, telemetry) as service:
         for _ in range(2):
             assert (await service.complete("a" * 600, max_tokens=8)).status_code == 200
+        answer = await service.complete(max_tokens=400, n=4, ignore_eos=True)
+        assert answer.status_code == 200, answer.text
         await service.exported()
     wanted = needing("prompts of 256 tokens and more", "fewer KV blocks than slots could fill")
     assert wanted <= emitted(recorder)
