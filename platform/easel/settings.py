@@ -31,6 +31,7 @@ from easel.errors import ConfigurationError
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_base import Settings
 from easel.settings_errors import describe
+from easel.settings_telemetry import TelemetrySettings
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
 
 DEFAULT_CHECKPOINT = "embedded:sudoku"
@@ -217,13 +218,6 @@ class PlaygroundSettings(Settings):
 
     enabled: bool = True
     """Whether the page is served at `/`. It is a client of the API like any other. Restart."""
-
-
-class TelemetrySettings(Settings):
-    """What leaves the service for those who watch it."""
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Least severity that is logged. Prompts and completions are never logged. Restart."""
 
 
 class AppSettings(Settings):

@@ -25,6 +25,7 @@ from easel.api.routes import Routes
 from easel.api.tokenizing import TokenRoutes
 from easel.settings import AppSettings
 from easel.telemetry.recorder import NullRecorder, Recorder
+from easel.telemetry.tracing import NullTracer, Tracer
 
 
 def create_app(
@@ -34,6 +35,7 @@ def create_app(
     limits: Limits | None = None,
     keys_changed: Changed = lambda keys: None,
     running: RunningCalls | None = None,
+    tracer: Tracer = NullTracer(),  # noqa: B008
 ) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
 
@@ -48,7 +50,7 @@ def create_app(
     check_default_tier(card)
     prompts = read_prompt_encoder(card, settings.model.folder)
     # In the order a request passes them: every answer has an id and a log line, refusals have CORS headers too.
-    middleware = [Middleware(RequestLog, recorder=recorder)]
+    middleware = [Middleware(RequestLog, recorder=recorder, tracer=tracer, model=card.name)]
     if settings.api.cors_origins:
         middleware.append(
             Middleware(
@@ -75,7 +77,8 @@ def create_app(
     add_handlers(app)
     callers = Callers(limits, recorder)
     running = running or RunningCalls()
-    Routes(card, prompts, settings.api, backend, recorder, callers, running).add_to(app)
+    log_text = settings.telemetry.log_text
+    Routes(card, prompts, settings.api, backend, recorder, callers, running, log_text).add_to(app)
     CancelRoute(running).add_to(app)
     TokenRoutes(card, prompts, callers).add_to(app)
     return app

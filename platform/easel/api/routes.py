@@ -20,6 +20,7 @@ from easel.api import responses, sse
 from easel.api.answer_text import AnswerText
 from easel.api.backend import Backend
 from easel.api.bodies import read_body
+from easel.api.call_watch import CallWatch
 from easel.api.callers import Callers
 from easel.api.cancelling import Halt, RunningCalls, owner_of
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
@@ -35,7 +36,6 @@ from easel.api.schemas import parse_chat, parse_completion
 from easel.api.unread import keep_up
 from easel.errors import EaselError, ModelNotFound, NotReady
 from easel.settings import ApiSettings
-from easel.telemetry.names import FIRST_CANVAS_SECONDS
 from easel.telemetry.recorder import Recorder
 
 NOT_READY_RETRY_S = 1.0
@@ -56,7 +56,9 @@ class Routes:
         recorder: Recorder,
         callers: Callers,
         running: RunningCalls,
+        log_text: bool = False,
     ) -> None:
+        """`log_text`: log what prompts and completions say."""
         self._card = card
         self._prompts = prompts
         self._maker = RequestMaker(card, prompts, settings)
@@ -65,6 +67,7 @@ class Routes:
         self._recorder = recorder
         self._callers = callers
         self._running = running
+        self._log_text = log_text
         self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -113,11 +116,11 @@ class Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continues prompts."""
-        return await self._answer(request, self._make_completion)
+        return await self._answer(request, "text_completion", self._make_completion)
 
     async def chat_completions(self, request: Request) -> Response:
         """Answers a chat."""
-        return await self._answer(request, self._make_chat)
+        return await self._answer(request, "chat", self._make_chat)
 
     def _make_completion(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_completion(raw)
@@ -129,17 +132,21 @@ class Routes:
         known.model = self._card.name if body.model in self._card.names else known.model
         return self._maker.chat(body, now, known.traceparent, known.tenant, known.max_priority)
 
-    async def _answer(self, request: Request, make: Make) -> Response:
+    async def _answer(self, request: Request, operation: str, make: Make) -> Response:
         """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""
         known = notes(request.scope)
+        known.operation = operation
         call = await read_body(request, lambda raw: make(raw, time.time(), known))
         with ExitStack() as held:
             meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
             held.callback(meter.end)
+            shown = self._prompts.shown if self._log_text else None
+            watch = CallWatch(call, known, self._recorder, self._card.name, shown)
+            held.callback(watch.end)
             halt = held.enter_context(self._running.holding(owner_of(known), known.id, call.id))
             choices = self._begin(call, meter.over(self._backend), halt)
             if not call.stream:
-                return JSONResponse(await sse.unless_client_leaves(request.receive, self._whole(call, choices, known)))
+                return JSONResponse(await sse.unless_client_leaves(request.receive, self._whole(call, choices, watch)))
             first = await sse.unless_client_leaves(request.receive, self._first(choices))
             streaming = held.pop_all()
 
@@ -147,7 +154,7 @@ class Routes:
             with streaming:
                 await choices.close()
 
-        return sse.EventStream(self._events(call, choices, first, known), close)
+        return sse.EventStream(self._events(call, choices, first, known, watch), close)
 
     def _begin(self, call: ApiRequest, backend: Backend, halt: Halt) -> SideBySide:
         running = []
@@ -163,18 +170,17 @@ class Routes:
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 
-    async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
+    async def _whole(self, call: ApiRequest, choices: SideBySide, watch: CallWatch) -> dict[str, Any]:
         texts, reasonings = [""] * len(call.choices), [""] * len(call.choices)
         tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
         runtimes: set[str] = set()
-        waits_for_canvas = True
         try:
             while not choices.ended:
                 delta = await choices.next()
                 if delta is None:
                     continue
-                waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                watch.saw(delta)
                 runtimes.add(delta.runtime)
                 texts[delta.index] += delta.text
                 reasonings[delta.index] += delta.reasoning
@@ -196,20 +202,19 @@ class Routes:
             raise
 
     async def _events(
-        self, call: ApiRequest, choices: SideBySide, delta: Delta | None, known: RequestNotes
+        self, call: ApiRequest, choices: SideBySide, delta: Delta | None, known: RequestNotes, watch: CallWatch
     ) -> AsyncIterator[bytes]:
         """The parts of a stream, from the first delta on. Ends in `[DONE]` or in an error event."""
         begun: set[int] = set()
         told = [Told(self._card.canvas_length, self._prompts.token_text) for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
         runtimes = [""] * len(call.choices)
-        waits_for_canvas = True
         try:
             while True:
                 if delta is None:
                     yield sse.HEARTBEAT
                 else:
-                    waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                    watch.saw(delta)
                     revision = told[delta.index].revision(delta)
                     runtimes[delta.index] = delta.runtime or runtimes[delta.index]
                     own = call.decoded_by({runtimes[delta.index]})
@@ -234,9 +239,3 @@ class Routes:
         except Exception as error:
             known.error = internal_error(error, known.id)
             yield sse.event(known.error.body())
-
-    def _clock(self, delta: Delta, waiting: bool, known: RequestNotes) -> bool:
-        """Takes the time to the first canvas, once. Returns whether it is still to come."""
-        if waiting and delta.committed:
-            self._recorder.observe(FIRST_CANVAS_SECONDS, time.perf_counter() - known.arrived, model=self._card.name)
-        return waiting and not delta.committed

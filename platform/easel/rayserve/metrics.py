@@ -1,63 +1,120 @@
 """Puts measurements where Ray's exporter picks them up: `/metrics` of each node's agent.
 
-Owns: one Ray metric for each entry of `easel.telemetry.names`, made when it is first used. Refuses to know: what the
-numbers mean.
+Owns: one Ray metric for each entry of `easel.telemetry.names`, made when it is first used, and one more for each name
+that vLLM has for it. Refuses to know: what the numbers mean.
 
 Ray prefixes every name with `ray_` and adds the labels `deployment`, `replica` and `application` inside a replica, so
 `easel_slots` is scraped as `ray_easel_slots{deployment="engine",replica="...",model="..."}`. It ends a counter's name
-in `_total` where it does not yet end so.
+in `_total` where it does not yet end so. It allows no colon, so `vllm:num_requests_running` is
+`ray_vllm_num_requests_running`; the chart's PodMonitor gives it its own name back.
+
+Ray forgets a gauge that is not set again within two of its report intervals (20 s, unless told otherwise), so that a
+dead process leaves nothing behind. A gauge that rarely changes is alive all the same: a thread sets each of them again.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from ray.serve import metrics
 
+from easel.settings_telemetry import TelemetrySettings
+from easel.telemetry import setup
 from easel.telemetry.names import Kind, Metric
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.telemetry")
+
+VLLM_LABELS = {"model": "model_name", "reason": "finished_reason"}
+"""What vLLM calls those of our labels that it has. Without the others its numbers are sums over them."""
+
+REPEAT_S = 1.0
+"""Between two settings of every gauge. Ray takes a value up once a second at most."""
 
 
 class RayRecorder:
     """A `Recorder` for one replica. Thread-safe, as Ray's metrics are; never raises: a mistake is logged once."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._broken: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[str, ...]], tuple[Metric, float, dict[str, str]]] = {}
+        self._setting = threading.Lock()
+        """So that a value that is repeated is the last."""
+        self._repeating = False
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """Raise a counter. Nothing happens for 0, which Ray refuses."""
+        """Raise a counter. Ray refuses 0, so nothing happens for it."""
         if value > 0:
             self._record(metric, "inc", value, labels)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._record(metric, "set", value, labels)
+        with self._setting:
+            self._gauges[metric.name, tuple(labels.values())] = (metric, value, labels)
+            self._record(metric, "set", value, labels)
+            if not self._repeating:
+                self._repeating = True
+                threading.Thread(target=_repeat, args=(weakref.ref(self),), daemon=True, name="easel-gauges").start()
 
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Put one value into a histogram."""
+    def repeat(self) -> None:
+        """Set every gauge to what it is."""
+        with self._setting:
+            for metric, value, labels in self._gauges.values():
+                self._record(metric, "set", value, labels)
+
+    def observe(self, metric: Metric, value: float, exemplar: str | None = None, /, **labels: str) -> None:
+        """Put one value into a histogram. Ray's exporter has no exemplars."""
         self._record(metric, "observe", value, labels)
 
     def _record(self, metric: Metric, verb: str, value: float, labels: dict[str, str]) -> None:
         try:
-            getattr(self._metric(metric), verb)(value, tags=labels)
+            made = self._made.get(metric.name)
+            if made is None:
+                made = self._made[metric.name] = (_make(metric, metric.name, metric.labels), _others(metric))
+            ours, others = made
+            getattr(ours, verb)(value, tags=labels)
+            if others:
+                theirs = {VLLM_LABELS[label]: text for label, text in labels.items() if label in VLLM_LABELS}
+                for other in others:
+                    getattr(other, verb)(value, tags=theirs)
         except Exception:  # telemetry that fails must not fail a request
             if metric.name not in self._broken:
                 self._broken.add(metric.name)
                 logger.exception("metric %s cannot be recorded", metric.name)
 
-    def _metric(self, metric: Metric) -> Any:
-        made = self._made.get(metric.name)
-        if made is None:
-            made = self._made[metric.name] = _make(metric)
-        return made
+
+def start(settings: TelemetrySettings, part: setup.Part, instance: str) -> setup.Telemetry:
+    """Telemetry of a replica with that id."""
+    return setup.start(settings, RayRecorder(), part, instance)
 
 
-def _make(metric: Metric) -> Any:
+Start = Callable[[TelemetrySettings, setup.Part, str], setup.Telemetry]
+"""What `start` is: whoever builds an application may bring another."""
+
+
+def _repeat(recorder: weakref.ref[RayRecorder]) -> None:
+    """Until the recorder is gone: nothing tells it of its end."""
+    pause = threading.Event()
+    while not pause.wait(REPEAT_S):
+        here = recorder()
+        if here is None:
+            return
+        here.repeat()
+        del here
+
+
+def _others(metric: Metric) -> tuple[Any, ...]:
+    labels = tuple(VLLM_LABELS[label] for label in metric.labels if label in VLLM_LABELS)
+    return tuple(_make(metric, f"vllm_{name}", labels) for name in metric.vllm)
+
+
+def _make(metric: Metric, name: str, labels: tuple[str, ...]) -> Any:
     if metric.kind is Kind.COUNTER:
-        return metrics.Counter(metric.name, metric.meaning, metric.labels)
+        return metrics.Counter(name, metric.meaning, labels)
     if metric.kind is Kind.GAUGE:
-        return metrics.Gauge(metric.name, metric.meaning, metric.labels)
-    return metrics.Histogram(metric.name, metric.meaning, list(metric.buckets), metric.labels)
+        return metrics.Gauge(name, metric.meaning, labels)
+    return metrics.Histogram(name, metric.meaning, list(metric.buckets), labels)

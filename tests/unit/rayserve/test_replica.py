@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from easel.rayserve import replica as module
 from easel.rayserve.replica import EngineReplica
 from easel.settings import ModelSettings
 from easel.telemetry import names
+from easel.telemetry.engine_account import EngineAccount
 from easel.telemetry.recorder import MemoryRecorder
 
 LONG = GenerationRequest("long", (1, 2), 100_000)
@@ -47,7 +49,8 @@ async def recorder() -> MemoryRecorder:
 @pytest.fixture
 async def replica(engine: Patient, recorder: MemoryRecorder) -> AsyncIterator[EngineReplica]:
     made = object.__new__(EngineReplica)
-    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, recorder, 5.0)
+    account = EngineAccount("easel", recorder)
+    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, account, 5.0)
     yield made
     await made.close()
 
@@ -136,6 +139,19 @@ async def test_limits_are_taken_up_and_a_bound_is_lifted(replica: EngineReplica)
     assert await steps() == 48
 
 
+async def test_the_log_level_is_taken_up(replica: EngineReplica) -> None:
+    logger = logging.getLogger("easel")
+    before = logger.level
+    try:
+        await replica.reconfigure({"slots": 2, "log_level": "ERROR"})
+        assert logger.level == logging.ERROR
+        with pytest.raises(ValueError, match="log_level: 'LOUD'"):
+            await replica.reconfigure({"log_level": "LOUD"})
+        assert (await replica.stats()).slots == 2
+    finally:
+        logger.setLevel(before)
+
+
 async def test_an_unknown_limit_is_refused(replica: EngineReplica) -> None:
     with pytest.raises(ValueError, match="no such live limit: solts"):
         await replica.reconfigure({"solts": 3})
@@ -149,7 +165,7 @@ async def test_exports_gauges_and_what_was_added_to_counters(
     for total in (10.0, 10.0, 25.0):
         counters = {names.STEPS.name: total + 1000, names.PREEMPTIONS.name: 0.0}
         engine.override = {"counters": counters, "kv_pools": (pool,), "remaining_work": 7.5}
-        replica._record(engine.stats())
+        replica._statistics.export(engine.stats(), time.time())
     assert recorder.total(names.STEPS, model="easel") == 1025.0
     assert recorder.values[names.KV_BLOCKS_FREE.name, (("model", "easel"), ("pool", "full"))] == [3, 3, 3]
     assert recorder.total(names.REMAINING_WORK) == 22.5
