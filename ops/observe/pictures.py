@@ -1,0 +1,139 @@
+"""The dashboards as pictures, from a real Prometheus that watched a real Easel: docs/images/dashboards-*.png.
+
+    .venv/bin/pip install -c constraints.txt '.[plots]'
+    PATH=$PATH:/where/prometheus/is .venv/bin/python ops/observe/pictures.py
+
+Grafana itself cannot be installed from the package indexes that this project uses, so each panel's own queries are
+asked, as Grafana would ask them, and drawn in the dashboard's own order. What a panel has no data for is said in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+if str(ROOT) not in sys.path:  # run as a script, from wherever
+    sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+import matplotlib as mpl  # noqa: E402
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter  # noqa: E402
+
+from ops.dashboards.panel import Dashboard, Panel, for_prometheus  # noqa: E402
+from ops.observe.prometheus import Line, Prometheus  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+COLUMNS, WIDTH, HEIGHT = 3, 5.2, 2.7
+"""Panels beside each other, inches of each."""
+MOST_NAMES = 6
+"""Series in a legend; the rest is counted."""
+INK, FAINT, PAPER, CARD = "#d8d9da", "#8e9297", "#111217", "#181b1f"
+COLOURS = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#5794f2", "#ffa6b0", "#96d98d", "#ca95e5")
+
+
+def _seconds(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value * 1e6:.3g} µs" if value < 1e-3 else f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _bytes(value: float) -> str:
+    for name in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            break
+        value /= 1024
+    return f"{value:.3g} {name}"
+
+
+def _plain(value: float) -> str:
+    return f"{value / 1000:.3g} k" if abs(value) >= 10_000 else f"{value:.3g}"
+
+
+SHOWN: dict[str, Callable[[float], str]] = {
+    "s": _seconds,
+    "bytes": _bytes,
+    "percentunit": lambda value: f"{value:.3g}" if value != value else f"{100 * value:.3g} %",
+    "reqps": lambda value: f"{value:.3g} /s",
+    "cps": lambda value: f"{value:.3g} /s",
+}
+"""How a value of a unit is written; plainly where the unit is not here."""
+
+
+def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, about: str, window: str) -> Figure:
+    """A dashboard from `start` to `end` (Unix seconds), `about` telling what was going on."""
+    heads = [(row.title, -(-len(row.panels) // COLUMNS)) for row in board.rows]
+    ratios = [ratio for _, lines in heads for ratio in (0.16, *[1.0] * lines)]
+    figure = plt.figure(figsize=(COLUMNS * WIDTH, HEIGHT * sum(ratios) + 0.9), facecolor=PAPER)
+    top = 1 - 0.8 / figure.get_figheight()
+    grid = figure.add_gridspec(
+        len(ratios), COLUMNS, height_ratios=ratios, hspace=0.55, wspace=0.2, left=0.045, right=0.985, top=top, bottom=0.03
+    )
+    figure.text(0.012, 1 - 0.3 / figure.get_figheight(), board.title, color=INK, fontsize=17, va="center")
+    figure.text(0.012, 1 - 0.6 / figure.get_figheight(), f"{board.about}  {about}", color=FAINT, fontsize=10, va="center")
+    at = 0
+    for row in board.rows:
+        head = figure.add_subplot(grid[at, :])
+        head.axis("off")
+        head.text(-0.035, 0.2, f"▾ {row.title}", color=INK, fontsize=12, transform=head.transAxes)
+        at += 1
+        for number, panel in enumerate(row.panels):
+            axes = figure.add_subplot(grid[at + number // COLUMNS, number % COLUMNS])
+            _panel(axes, panel, _lines(panel, prometheus, start, end, window), start)
+        at += -(-len(row.panels) // COLUMNS)
+    return figure
+
+
+def _lines(panel: Panel, prometheus: Prometheus, start: float, end: float, window: str) -> list[tuple[str, Line]]:
+    found = []
+    for query in panel.queries:
+        for line in prometheus.over(for_prometheus(query.expr, window), start, end, max(1.0, (end - start) / 240)):
+            name = query.legend
+            for label, value in line.labels.items():
+                name = name.replace("{{" + label + "}}", value)
+            found.append((name, line))
+    return found
+
+
+def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float) -> None:
+    axes.set_facecolor(CARD)
+    axes.set_title(panel.title, color=INK, fontsize=10.5, loc="left", pad=5)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(colors=FAINT, labelsize=8, length=0)
+    if not lines:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        told = f"No data: needs {panel.needs}" if panel.needs else "No data"
+        axes.text(0.5, 0.5, told, color=FAINT, fontsize=10, ha="center", va="center", transform=axes.transAxes)
+        return
+    shown = SHOWN.get(panel.unit, _plain)
+    if panel.single:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        value = lines[0][1].values[-1]
+        axes.text(
+            0.5, 0.5, shown(value), color=COLOURS[0], fontsize=26, ha="center", va="center", transform=axes.transAxes
+        )
+        return
+    for number, (name, line) in enumerate(lines):
+        label = name if number < MOST_NAMES else f"and {len(lines) - MOST_NAMES} more" if number == MOST_NAMES else None
+        times = [at - start for at in line.times]
+        axes.plot(times, line.values, color=COLOURS[number % len(COLOURS)], linewidth=1.3, label=label)
+    axes.set_ylim(bottom=0 if min(min(line.values) for _, line in lines) >= 0 else None)
+    axes.margins(x=0)
+    axes.grid(color="#2c3235", linewidth=0.6)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 60:.3g} min"))
+    legend: Any = axes.legend(
+        loc="upper left", bbox_to_anchor=(-0.02, -0.1), ncols=3, fontsize=7.5, frameon=False, handlelength=1.2,
+        columnspacing=1.0, borderaxespad=0.2,
+    )
+    for text in legend.get_texts():
+        text.set_color(FAINT)
