@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import easel.errors
 from easel.errors import ConfigurationError, tree
 from easel.settings import ServeSettings, load
-from easel.telemetry.names import LOG_FIELDS, METRICS
+from easel.telemetry.names import ATTRIBUTES, LOG_FIELDS, METRICS, SPANS
 
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # run as a script, from wherever
@@ -111,17 +111,30 @@ def cell(text: str | None) -> str:
 
 
 def metrics() -> str:
-    """Every metric and log field."""
-    lines = header("Metrics and logs", "telemetry/names.py")
+    """Every metric, span, attribute and log field."""
+    lines = header("Metrics, traces and logs", "telemetry/names.py")
     lines += [
-        "Ray's exporter on each node serves them, with `ray_` in front of each name.",
+        "[Telemetry](telemetry.md) says how they get out. Ray's exporter on each node serves the metrics, with `ray_`",
+        "in front of each name. Over OTLP a name has dots, and leaves the unit to the unit's field:",
+        "`easel_queue_wait_seconds` is `easel.queue_wait`. Where vLLM has a name for the same number it is exported by",
+        "that name too, as `ray_vllm_...`; the chart's PodMonitor makes `vllm:...` of it. *Needs*: what must be there",
+        "before it is emitted, beside traffic.",
         "",
-        "| metric | kind | unit | labels | meaning |",
-        "|---|---|---|---|---|",
+        "| metric | kind | unit | labels | meaning | also | needs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {cell(metric.meaning)} |")
+        also = ", ".join(f"`{name}`" for name in [*filter(None, [metric.otel]), *(f"vllm:{v}" for v in metric.vllm)])
+        lines.append(
+            f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {cell(metric.meaning)} | {also} "
+            f"| {cell(metric.needs)} |"
+        )
+    lines += ["", "## Spans", "", "| span | attributes | meaning |", "|---|---|---|"]
+    for span in SPANS:
+        lines.append(f"| `{span.name}` | {', '.join(f'`{a}`' for a in span.attributes)} | {cell(span.meaning)} |")
+    lines += ["", "## Attributes of spans", "", "| attribute | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{one.name}` | {one.type} | {cell(one.meaning)} |" for one in ATTRIBUTES]
     lines += ["", "## Fields of a log line", "", "One JSON object a line.", "", "| field | meaning |", "|---|---|"]
     lines += [f"| `{field.name}` | {cell(field.meaning)} |" for field in LOG_FIELDS]
     return "\n".join(lines) + "\n"
