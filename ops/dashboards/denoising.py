@@ -15,8 +15,8 @@ CANVASES = Row(
         Panel(
             "Denoising steps a canvas",
             "short",
-            "Real text takes 10 to 20 in the mean, and a fifth of canvases runs to the cap of 48. A drift upwards makes "
-            "everything slower by as much.",
+            "Real text takes 10 to 20 in the mean, and a fifth of canvases runs to the cap of 48. A drift upwards "
+            "makes everything slower by as much.",
             (
                 Query(over(rate("easel_denoising_steps_total"), rate("easel_canvases_total")), "mean"),
                 *quantiles("easel_denoise_steps_per_canvas")[:2],
@@ -33,8 +33,8 @@ CANVASES = Row(
         Panel(
             "Part that ran to the cap",
             "percentunit",
-            "Canvases that never converged. A fifth is usual for real text; above a half the model is unsure of what it "
-            "writes.",
+            "Canvases that never converged. A fifth is usual for real text; above a half the model is unsure of what "
+            "it writes.",
             (
                 Query(
                     f"({rate('easel_canvases_total', where=MODEL + ',stop=' + chr(34) + 'step_cap' + chr(34))} "
@@ -57,8 +57,8 @@ CANVASES = Row(
         Panel(
             "Steps by tier",
             "short",
-            "Median steps a canvas of each tier. `fast` should be well below `quality`; if they meet, the tiers sell the "
-            "same.",
+            "Median steps a canvas of each tier. `fast` should be well below `quality`; if they meet, the tiers sell "
+            "the same.",
             (Query(quantile(0.5, "easel_denoise_steps_per_canvas", "tier"), "{{tier}}"),),
         ),
         Panel(
@@ -102,8 +102,8 @@ CERTAINTY = Row(
         Panel(
             "Accepted by step",
             "percentunit",
-            "Part of positions that a step accepted, by a band of steps: it should rise from band to band, to nearly all "
-            "of them.",
+            "Part of positions that a step accepted, by a band of steps: it should rise from band to band, to nearly "
+            "all of them.",
             (
                 Query(
                     over(
@@ -124,16 +124,16 @@ STEPS = Row(
         Panel(
             "Step time",
             "s",
-            "One pass over all slots. Grows with the groups in it, so read it beside the occupancy; docs/gpu.md has the "
-            "floor of each GPU.",
+            "One pass over all slots. Grows with the groups in it, so read it beside the occupancy; docs/gpu.md has "
+            "the floor of each GPU.",
             quantiles("easel_step_seconds"),
             SLOWER,
         ),
         Panel(
             "Step time against its own model",
             "percentunit",
-            "Measured over what the engine expects for as many groups. 100 % is as always; the model follows slowly, so "
-            "a sudden change shows here.",
+            "Measured over what the engine expects for as many groups. 100 % is as always; the model follows slowly, "
+            "so a sudden change shows here.",
             (
                 Query(quantile(0.5, "easel_step_time_ratio"), "p50"),
                 Query(quantile(0.95, "easel_step_time_ratio"), "p95"),

@@ -142,8 +142,8 @@ DEVICE = Row(
         Panel(
             "GPU memory",
             "bytes",
-            "In use on each replica's GPU, and what there is. Constant after the start is right: everything is reserved "
-            "then.",
+            "In use on each replica's GPU, and what there is. Constant after the start is right: everything is "
+            "reserved then.",
             (
                 Query(total("easel_gpu_memory_used_bytes", "replica, gpu"), "{{replica}} {{gpu}}"),
                 Query(f"max ({series('easel_gpu_memory_bytes')})", "of"),

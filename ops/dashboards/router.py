@@ -41,7 +41,8 @@ QUEUE = Row(
         Panel(
             "How waiting ended",
             "reqps",
-            "`admitted` is right. `rejected_*` were never queued, `evicted_*` left the queue: docs/router.md names them.",
+            "`admitted` is right. `rejected_*` were never queued, `evicted_*` left the queue: docs/router.md names "
+            "them.",
             (Query(rate("easel_admissions_total", "outcome"), "{{outcome}}"),),
             WAITS,
         ),
@@ -61,8 +62,8 @@ PLACEMENT = Row(
         Panel(
             "Work by replica",
             "short",
-            "Remaining work that each replica holds. Lines should lie together: one that stays above is badly placed or "
-            "slow.",
+            "Remaining work that each replica holds. Lines should lie together: one that stays above is badly placed "
+            "or slow.",
             (Query(total("easel_remaining_work", "replica"), "{{replica}}"),),
         ),
         Panel(
@@ -83,15 +84,15 @@ PLACEMENT = Row(
         Panel(
             "Placed by prefix",
             "reqps",
-            "Requests handed to a replica; `hit` where it held the beginning of the prompt. More hits are less prefill; "
-            "none with prompts that share nothing.",
+            "Requests handed to a replica; `hit` where it held the beginning of the prompt. More hits are less "
+            "prefill; none with prompts that share nothing.",
             (Query(rate("easel_placements_total", "prefix"), "{{prefix}}"),),
         ),
         Panel(
             "How good the estimate is",
             "percentunit",
-            "Work that finished requests took over what was expected of them. Around 100 % is good; queue, placement and "
-            "scaling are as good as this.",
+            "Work that finished requests took over what was expected of them. Around 100 % is good; queue, placement "
+            "and scaling are as good as this.",
             (
                 Query(quantile(0.5, "easel_work_estimate_ratio"), "p50"),
                 Query(quantile(0.9, "easel_work_estimate_ratio"), "p90"),
@@ -126,8 +127,8 @@ SCALING = Row(
         Panel(
             "Replicas",
             "short",
-            "Wanted before bounds and delays, target, ready, and the bounds. Ready should follow target within a start; "
-            "wanted above the most for long is load that the bound holds back.",
+            "Wanted before bounds and delays, target, ready, and the bounds. Ready should follow target within a "
+            "start; wanted above the most for long is load that the bound holds back.",
             (
                 Query(scaling("wanted_replicas"), "wanted"),
                 Query(scaling("target_replicas"), "target"),
@@ -141,8 +142,8 @@ SCALING = Row(
         Panel(
             "What it decides by: work",
             "short",
-            "Units of work queued and running, as the autoscaler saw them. They should match Work above, or it hears too "
-            "little.",
+            "Units of work queued and running, as the autoscaler saw them. They should match Work above, or it hears "
+            "too little.",
             (
                 Query(scaling("queued_work"), "queued"),
                 Query(scaling("running_work"), "running"),
@@ -153,8 +154,8 @@ SCALING = Row(
         Panel(
             "What it decides by: rates",
             "short",
-            "Units of work a second: what arrives, and what one replica does. Arrivals over a replica's rate is how many "
-            "replicas the load needs at least.",
+            "Units of work a second: what arrives, and what one replica does. Arrivals over a replica's rate is how "
+            "many replicas the load needs at least.",
             (
                 Query(scaling("arriving_work_per_second"), "arriving"),
                 Query(scaling("replica_work_per_second"), "a replica does"),
@@ -181,8 +182,8 @@ SCALING = Row(
         Panel(
             "Cold start",
             "s",
-            "How long a new replica took to be ready, as last seen: load that rises faster than that waits. 0: not seen "
-            "yet.",
+            "How long a new replica took to be ready, as last seen: load that rises faster than that waits. 0: not "
+            "seen yet.",
             (Query(scaling("cold_start_seconds"), "cold start"),),
             "EaselReplicasUnready",
             needs=SCALES,

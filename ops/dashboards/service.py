@@ -33,7 +33,8 @@ OBJECTIVES = Row(
         Panel(
             "First canvas within 2 s",
             "percentunit",
-            "Part of calls whose first canvas came within 2 s, over the time shown. The objective is 95 % over 30 days.",
+            "Part of calls whose first canvas came within 2 s, over the time shown. The objective is 95 % over 30 "
+            "days.",
             (Query(f"{IN_TIME} / {in_range(f'{TTFT}_count', MODEL)}", "in time"),),
             "EaselFirstCanvasBurn",
             single=True,

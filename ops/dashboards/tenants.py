@@ -107,8 +107,8 @@ KEYS_AND_TIERS = Row(
         Panel(
             "Calls refused for their key",
             "reqps",
-            "`missing` and `wrong` are clients set up wrongly, or somebody trying; `limit` has used up its minute. None "
-            "is best.",
+            "`missing` and `wrong` are clients set up wrongly, or somebody trying; `limit` has used up its minute. "
+            "None is best.",
             (Query(rate("easel_key_refusals_total", "reason", ""), "{{reason}}"),),
             needs=KEYS,
         ),

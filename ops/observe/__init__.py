@@ -1,1 +1,1 @@
-"""A real Prometheus beside a real Easel: for the test of the dashboards' queries, for drills, and for their pictures."""
+"""A real Prometheus beside a real Easel: to test the dashboards' queries, for drills, and for pictures."""

@@ -82,7 +82,9 @@ class Mixed:
         return http.post("/v1/completions", json=self._body(draw)).status_code
 
     def _stream(self, http: httpx.Client, draw: random.Random) -> int:
-        body = self._body(draw, stream=True, stream_options={"include_usage": True, "include_progress": True, "progress_hz": 5})
+        body = self._body(
+            draw, stream=True, stream_options={"include_usage": True, "include_progress": True, "progress_hz": 5}
+        )
         with http.stream("POST", "/v1/completions", json=body) as answer:
             answer.read()
             return answer.status_code

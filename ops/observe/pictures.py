@@ -44,12 +44,8 @@ def _seconds(value: float) -> str:
     return f"{value * 1e6:.3g} µs" if value < 1e-3 else f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def _bytes(value: float) -> str:
-    for name in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value /= 1024
-    return f"{value:.3g} {name}"
+def _gibibytes(value: float) -> str:
+    return f"{value / 2**30:.3g} GiB"
 
 
 def _plain(value: float) -> str:
@@ -58,8 +54,8 @@ def _plain(value: float) -> str:
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "s": _seconds,
-    "bytes": _bytes,
-    "percentunit": lambda value: f"{value:.3g}" if value != value else f"{100 * value:.3g} %",
+    "bytes": _gibibytes,
+    "percentunit": lambda value: f"{100 * value:.3g} %",
     "reqps": lambda value: f"{value:.3g} /s",
     "cps": lambda value: f"{value:.3g} /s",
 }
@@ -73,10 +69,20 @@ def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, abo
     figure = plt.figure(figsize=(COLUMNS * WIDTH, HEIGHT * sum(ratios) + 0.9), facecolor=PAPER)
     top = 1 - 0.8 / figure.get_figheight()
     grid = figure.add_gridspec(
-        len(ratios), COLUMNS, height_ratios=ratios, hspace=0.55, wspace=0.2, left=0.045, right=0.985, top=top, bottom=0.03
+        len(ratios),
+        COLUMNS,
+        height_ratios=ratios,
+        hspace=0.55,
+        wspace=0.2,
+        left=0.045,
+        right=0.985,
+        top=top,
+        bottom=0.03,
     )
     figure.text(0.012, 1 - 0.3 / figure.get_figheight(), board.title, color=INK, fontsize=17, va="center")
-    figure.text(0.012, 1 - 0.6 / figure.get_figheight(), f"{board.about}  {about}", color=FAINT, fontsize=10, va="center")
+    figure.text(
+        0.012, 1 - 0.6 / figure.get_figheight(), f"{board.about}  {about}", color=FAINT, fontsize=10, va="center"
+    )
     at = 0
     for row in board.rows:
         head = figure.add_subplot(grid[at, :])
@@ -132,8 +138,14 @@ def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 60:.3g} min"))
     legend: Any = axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, -0.1), ncols=3, fontsize=7.5, frameon=False, handlelength=1.2,
-        columnspacing=1.0, borderaxespad=0.2,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.1),
+        ncols=3,
+        fontsize=7.5,
+        frameon=False,
+        handlelength=1.2,
+        columnspacing=1.0,
+        borderaxespad=0.2,
     )
     for text in legend.get_texts():
         text.set_color(FAINT)

@@ -7,6 +7,12 @@ grammar. A name that it cannot place is a mistake in the query or in the table.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
 
 from easel.telemetry.names import METRICS, Kind, Metric
 
@@ -15,8 +21,18 @@ OURS = "ray_"
 """What Ray puts in front of each name."""
 EXPORTER = {"application", "deployment", "replica", "instance", "job", "SessionName", "WorkerId", "NodeAddress"}
 """Labels that Ray's exporter and Prometheus add to every series."""
-RAYS_OWN = {"ray_node_gpus_utilization": {"GpuIndex", "ip"}, "ray_node_gram_used": {"GpuIndex", "ip"}}
-"""Metrics of Ray itself that are used, with their labels."""
+RAYS_OWN: dict[str, set[str]] = {"ray_serve_deployment_status": set()}
+"""Metrics of Ray itself that are used, with their labels beside the exporter's."""
+
+RULES = Path(__file__).parents[2] / "ops/alerts/easel.rules.yaml"
+ALL_RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+]
+BY = re.compile(r"\bby \(([^)]*)\)")
+RECORDED = {
+    rule["record"]: set(re.findall(r"\w+", BY.findall(rule["expr"])[0])) for rule in ALL_RULES if "record" in rule
+}
+"""The labels of each recording rule: those that it sums by."""
 
 _SERIES = re.compile(r"\b((?:ray_|easel:)[a-zA-Z0-9_:]+)\s*(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
@@ -35,7 +51,7 @@ def metric_of(name: str) -> tuple[Metric, str] | None:
     return None
 
 
-def mistakes(query: str, recorded: dict[str, set[str]] | None = None) -> list[str]:
+def mistakes(query: str, recorded: Mapping[str, set[str]] = MappingProxyType({})) -> list[str]:
     """What it names that is not there. `recorded`: labels of each recording rule, by its name."""
     wrong: list[str] = []
     known: set[str] = set()
@@ -43,8 +59,8 @@ def mistakes(query: str, recorded: dict[str, set[str]] | None = None) -> list[st
     for name, inside in _SERIES.findall(query):
         if re.sub(r'"[^"]*"', '""', name) not in bare:
             continue  # inside a string
-        if recorded is not None and name in recorded:
-            labels = set(recorded[name])
+        if name in recorded:
+            labels = recorded[name]
         elif name in RAYS_OWN:
             labels = RAYS_OWN[name] | EXPORTER
         elif (found := metric_of(name)) is not None:
