@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.builders import dashboard as boards
 from grafana_foundation_sdk.builders import prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef
+from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableRefresh
 
 RUNBOOKS = "runbooks"
 """The dashboard variable that says where ops/runbooks is published."""
@@ -92,6 +92,7 @@ def to_json(board: Dashboard) -> str:
             .label("Model")
             .datasource(SOURCE)
             .query("label_values(ray_easel_requests_total, model)")
+            .refresh(VariableRefresh.ON_DASHBOARD_LOAD)
             .include_all(True)
             .all_value(".*")
             .multi(True)

@@ -58,7 +58,7 @@ def test_an_alert_says_what_somebody_woken_at_night_needs(rule: dict[str, Any]) 
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert "{{" in notes["summary"] or rule["alert"] == "EaselTelemetryGone"
     assert notes["description"].endswith(".")
-    assert notes["runbook"] == f"ops/runbooks/{rule['alert']}.md"
+    assert notes["runbook_url"] == f"ops/runbooks/{rule['alert']}.md"
     told = set(re.findall(r"\$labels\.(\w+)", notes["summary"]))
     grouped = {label for inside in BY.findall(rule["expr"]) for label in re.findall(r"\w+", inside)}
     grouped |= {label for name, labels in RECORDED.items() if name in rule["expr"] for label in labels}
