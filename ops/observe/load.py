@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-INSTRUCTIONS = "Answer in order. " * 40
+INSTRUCTIONS = "Answer in order. " * 20
 """Longer than the 256 tokens that are kept as a prefix."""
 PAUSE_S = 0.5
 """After a refusal, so that nobody spins."""
@@ -34,6 +34,10 @@ class Mixed:
     keys: Sequence[str] = ()
     tiers: Sequence[str] = ("fast", "balanced", "quality")
     max_tokens: int = 300
+    seed: int = 0
+    progress_hz: float = 5.0
+    only: str = ""
+    """The one kind that is asked for, by its name; empty: all of them, mixed. `long` is for this alone."""
     seen: Counter[str] = field(default_factory=Counter)
     """Answers by kind and outcome, such as `chat 200`."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -52,10 +56,12 @@ class Mixed:
                 thread.join()
 
     def _client(self, number: int) -> None:
-        draw = random.Random(number)
+        draw = random.Random(self.seed + number)
         headers = {"Authorization": f"Bearer {self.keys[number % len(self.keys)]}"} if self.keys else {}
         kinds = [self._whole, self._stream, self._chat, self._choices, self._leave, self._wrong, self._stranger]
         weights = [4, 5, 4, 1, 1, 0.5, 0.3 if self.keys else 0]
+        if self.only:
+            kinds, weights = [getattr(self, f"_{self.only}")], [1]
         with httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False) as http:
             while not self._stop.is_set():
                 kind = draw.choices(kinds, weights)[0]
@@ -83,7 +89,9 @@ class Mixed:
 
     def _stream(self, http: httpx.Client, draw: random.Random) -> int:
         body = self._body(
-            draw, stream=True, stream_options={"include_usage": True, "include_progress": True, "progress_hz": 5}
+            draw,
+            stream=True,
+            stream_options={"include_usage": True, "include_progress": True, "progress_hz": self.progress_hz},
         )
         with http.stream("POST", "/v1/completions", json=body) as answer:
             answer.read()
@@ -108,6 +116,12 @@ class Mixed:
             for _ in answer.iter_bytes():
                 break
             return answer.status_code
+
+    def _long(self, http: httpx.Client, draw: random.Random) -> int:
+        """As long as it may be, without an end token to stop at."""
+        return http.post(
+            "/v1/completions", json=self._body(draw, max_tokens=self.max_tokens, ignore_eos=True)
+        ).status_code
 
     def _wrong(self, http: httpx.Client, draw: random.Random) -> int:
         return http.post("/v1/completions", json=self._body(draw, temperature=-1)).status_code

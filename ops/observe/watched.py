@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from easel.rayserve.config import IMPORT_PATH
+from easel.rayserve.config import ENGINE, IMPORT_PATH, INGRESS, arguments
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings, parse
+from tests.integration.checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("first-key-of-a-drill", "second-key-of-a-drill", "third-key-of-a-drill")
@@ -36,14 +37,14 @@ def write_keys(folder: Path) -> Path:
     return file
 
 
-def native(folder: Path) -> ServeSettings:
+def native(folder: Path, keys: bool = True) -> ServeSettings:
     """The real engine on the tiny embedded checkpoint, with so few KV blocks that long answers meet their end."""
     engine = {"kind": "native", "slots": 4, "context_tokens": 1024, "kv_tokens": 1536, "threads": 1}
     return parse(
         {
             "app": {
                 "models": {"default": {"checkpoint": "embedded:tiny", "engine": engine}},
-                "api": {"keys_file": str(write_keys(folder))},
+                "api": {"keys_file": str(write_keys(folder)) if keys else None},
                 "router": {"queue_timeout_s": 20},
             },
             "deployments": {
@@ -58,6 +59,20 @@ def native(folder: Path) -> ServeSettings:
             "local": {"port": 0, "dashboard_port": 0},
         }
     )
+
+
+def beside(local: Local, folder: Path) -> dict[str, Any]:
+    """The session's configuration with a second application at /faulty, around the engine that breaks on demand."""
+    config = local.config()
+    model = {"checkpoint": str(write_checkpoint(folder / "fake")), "names": ["faulty"], "engine": {"kind": "fake"}}
+    args = arguments(parse({"app": {"models": {"default": model}}}).app)
+    faulty = {**config["applications"][0], "name": "faulty", "route_prefix": "/faulty", "args": args}
+    faulty["import_path"] = "ops.observe.faults:build_impatient"
+    faulty["deployments"] = [
+        {"name": INGRESS, "ray_actor_options": {"num_cpus": 0}},
+        {"name": ENGINE, "ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 0.5},
+    ]
+    return {**config, "applications": [*config["applications"], faulty]}
 
 
 def to_stderr(line: str) -> None:

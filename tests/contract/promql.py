@@ -21,7 +21,11 @@ OURS = "ray_"
 """What Ray puts in front of each name."""
 EXPORTER = {"application", "deployment", "replica", "instance", "job", "SessionName", "WorkerId", "NodeAddress"}
 """Labels that Ray's exporter and Prometheus add to every series."""
-RAYS_OWN: dict[str, set[str]] = {"ray_serve_deployment_status": set()}
+RAYS_OWN: dict[str, set[str]] = {
+    "ray_component_cpu_percentage": {"Component"},
+    "ray_serve_deployment_replica_starts_total": set(),
+    "ray_serve_deployment_status": set(),
+}
 """Metrics of Ray itself that are used, with their labels beside the exporter's."""
 
 RULES = Path(__file__).parents[2] / "ops/alerts/easel.rules.yaml"

@@ -1,0 +1,144 @@
+"""Cause a fault on a local Easel under load, and show which alert fired, when, and what its runbook's commands say.
+
+    PATH=$PATH:/where/prometheus/is .venv/bin/python ops/observe/drill.py EaselAvailabilityBurn
+    PATH=... .venv/bin/python ops/observe/drill.py all > ops/benches/results/DATE-drills.md
+
+Alerts wait for minutes on purpose. `--sooner N` divides every duration in the rules by N (default 10; 1: as shipped),
+and the output says so. The rules are those of ops/alerts otherwise, the service is real but for its engine, which is
+fake except where the runbook says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+if str(ROOT) not in sys.path:  # run as a script, from wherever
+    sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+from easel.rayserve.local import Local  # noqa: E402
+from ops.observe import runbooks  # noqa: E402
+from ops.observe.drills import BY_ALERT, DRILLS, Drill, Scene  # noqa: E402
+from ops.observe.load import Mixed  # noqa: E402
+from ops.observe.prometheus import Prometheus, sooner, watching  # noqa: E402
+from ops.observe.watched import serving, to_stderr  # noqa: E402
+
+RULES = ROOT / "ops/alerts/easel.rules.yaml"
+QUIET_S = 20.0
+"""Load without a fault, in which nothing may fire."""
+PATIENCE_S = 240.0
+"""For the alert, and for its end, beyond what its own durations ask for at 10."""
+LOOK_S = 0.5
+
+
+@dataclass
+class Watch:
+    """Which alerts were seen in which state, since the fault."""
+
+    prometheus: Prometheus
+    since: float = field(default_factory=time.monotonic)
+    seen: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Seconds since the fault by alert and state, the first time."""
+    said: dict[str, str] = field(default_factory=dict)
+    """Summary of each alert that fired."""
+
+    def look(self) -> dict[str, str]:
+        """State by alert, now."""
+        now = {}
+        for alert in self.prometheus.alerts():
+            name, state = alert["labels"]["alertname"], alert["state"]
+            now[name] = "firing" if "firing" in (state, now.get(name)) else state
+            self.seen.setdefault(name, {}).setdefault(state, time.monotonic() - self.since)
+            if state == "firing":
+                self.said.setdefault(name, alert["annotations"]["summary"])
+        return now
+
+    def until(self, alert: str, firing: bool, patience_s: float) -> float | None:
+        """Seconds from now until it fires, or does not any more. None: it never came to that."""
+        began = time.monotonic()
+        while (self.look().get(alert) == "firing") is not firing:
+            if time.monotonic() - began > patience_s:
+                return None
+            time.sleep(LOOK_S)
+        return time.monotonic() - began
+
+
+def perform(drill: Drill, factor: float) -> bool:
+    """Prints a section of Markdown. Whether the alert fired, nothing had fired before, and it ended."""
+    print(f"## {drill.alert}\n\nThe fault: {drill.what}.\n", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "prometheus").mkdir()
+        rules = sooner(RULES.read_text(), factor)
+        with (
+            serving(drill.settings(place), drill.import_path) as local,
+            watching(local.session, place / "prometheus", rules, scrape_s=1) as prometheus,
+            Mixed(local.session.url, drill.clients).running() as load,
+        ):
+            time.sleep(QUIET_S)
+            before = [name for name, state in Watch(prometheus).look().items() if state == "firing"]
+            print(f"- after {QUIET_S:.0f} s of load without it, firing: {', '.join(before) or 'nothing'}")
+            fired, ended = _fault(drill, local, prometheus, PATIENCE_S * max(1.0, 10 / factor))
+            answers = ", ".join(f"{count} {kind}" for kind, count in sorted(load.seen.items()))
+            print(f"- what the load got, over all of it: {answers}\n", flush=True)
+    return fired and ended and not before
+
+
+def _fault(drill: Drill, local: Local, prometheus: Prometheus, patience_s: float) -> tuple[bool, bool]:
+    page = runbooks.read(drill.alert)
+    variables = {
+        "EASEL": local.session.url,
+        "PROMETHEUS": prometheus.url,
+        "LOGS": str(local.session.logs / "serve"),
+        "DASHBOARD": f"http://127.0.0.1:{local.session.ports.dashboard}",
+        "TOKEN_FILE": str(local.session.token_file),
+    }
+    watch = Watch(prometheus)
+    with drill.cause(Scene(local)):
+        fired = watch.until(drill.alert, True, patience_s)
+        for name, states in watch.seen.items():
+            told = ", ".join(f"{state} at {at:.0f} s" for state, at in states.items())
+            print(f"- {name}: {told}" + (f": {watch.said[name]!r}" if name in watch.said else ""))
+        if fired is None:
+            print(f"- {drill.alert} did not fire in {patience_s:.0f} s")
+        print("\nDiagnosis, while it lasts:\n")
+        _show(page, "Diagnosis", variables)
+    ended = watch.until(drill.alert, False, patience_s) if drill.mended else None
+    if drill.mended:
+        print(f"- mended; the alert ended after {ended:.0f} s" if ended is not None else "- mended; it went on firing")
+        print("\nVerify:\n")
+        _show(page, "Verify", variables)
+    return fired is not None, ended is not None or not drill.mended
+
+
+def _show(page: runbooks.Runbook, section: str, variables: dict[str, str]) -> None:
+    for command in page.commands(section):
+        print(f"```console\n$ {command}\n{runbooks.run(command, variables)}```\n", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("alerts", nargs="+", help=f"all, or some of {', '.join(BY_ALERT)}")
+    parser.add_argument("--sooner", type=float, default=10.0, help="divide every duration in the rules by this")
+    asked = parser.parse_args()
+    unknown = sorted(set(asked.alerts) - set(BY_ALERT) - {"all"})
+    if unknown:
+        parser.error(f"no drill for {', '.join(unknown)}")
+    drills = DRILLS if "all" in asked.alerts else [BY_ALERT[alert] for alert in asked.alerts]
+    print(f"Durations in the rules divided by {asked.sooner:g}; scraped every second.\n")
+    failed = []
+    for drill in drills:
+        to_stderr(f"{drill.alert}: {drill.what}")
+        if not perform(drill, asked.sooner):
+            failed.append(drill.alert)
+    if failed:
+        raise SystemExit(f"not as it should be: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
