@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from easel.api.keys import Key
-from easel.settings import AppSettings, Deployments, Settings
+from easel.settings import AppSettings, Deployments
+from easel.settings_base import Settings
 from ops.chart.pods import SECURE_CONTAINER, SECURE_POD, Block, Env, Group, Head, Image, Object, Quantity, Switch
 
 Peers = list[Object]

@@ -277,6 +277,46 @@ class KvPool:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuStats:
+    """The card that an engine runs on, with everything on it: other processes' part too."""
+
+    name: str
+    memory_used: int
+    """Bytes."""
+    memory_total: int
+    """Bytes."""
+    utilisation: float | None = None
+    """Part of the driver's last sampling period in which a kernel ran, 0 to 1. None: the driver does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTaken:
+    """One step that an engine did."""
+
+    number: int
+    """Counts steps, from 1."""
+    seconds: float
+    expected_s: float
+    """What the step-time model said before it. 0: it knew nothing yet."""
+    groups: float
+    """Of 256 rows."""
+    canvases: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisedPositions:
+    """What denoising steps came to, added up over canvases since the start."""
+
+    positions: int = 0
+    """That went through a step."""
+    accepted: int = 0
+    """Of them, by that step."""
+    nats: float = 0.0
+    """Their entropies."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A cheap snapshot: no step waits for it."""
 
@@ -295,10 +335,17 @@ class EngineStats:
     """Hashes of the prefixes in the cache."""
     counters: Mapping[str, float] = field(default_factory=dict)
     """Totals since the start, by the names of `easel.telemetry.names`."""
+    steps: tuple[StepTaken, ...] = ()
+    """The last ones, oldest first: a thousand, so whoever asks every second misses few. Empty: the engine does not
+    say."""
+    denoised: Mapping[str, DenoisedPositions] = field(default_factory=dict)
+    """By band of denoising steps: `easel.telemetry.metric.step_band`. Empty: the engine does not say."""
     last_step_at: float = 0.0
     """When the loop last turned, working or idle: a loop that is stuck is one whose last turn is long ago."""
     failure: str = ""
     """Why the state is `FAILED`."""
+    gpu: GpuStats | None = None
+    """None: no GPU, or nothing is known of it yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from easel.errors import ConfigurationError
 from easel.prefixes import BLOCK_TOKENS
+from easel.settings_base import Settings
 from easel.settings_errors import describe
+from easel.settings_telemetry import TelemetrySettings
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
 
 EMBEDDED = "embedded:"
@@ -38,14 +40,6 @@ DEFAULT_CHECKPOINT = "embedded:sudoku"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Settings(BaseModel):
-    """The base of all: frozen, strict about unknown keys, documented by docstrings under each field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class EngineSettings(Settings):
@@ -226,13 +220,6 @@ class PlaygroundSettings(Settings):
 
     enabled: bool = True
     """Whether the page is served at `/`. It is a client of the API like any other. Restart."""
-
-
-class TelemetrySettings(Settings):
-    """What leaves the service for those who watch it."""
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Least severity that is logged. Prompts and completions are never logged. Restart."""
 
 
 class AppSettings(Settings):

@@ -59,6 +59,7 @@
 {{- $_ := set $api "keys_file" (printf "%s/%s" $defaults.keys_folder .Values.keys.file) -}}
 {{- $_ := set $app "api" $api -}}
 {{- end -}}
+{{- with $app.telemetry -}}{{- $_ := unset . "log_level" -}}{{- end -}}
 {{- $app = include "easel.pruned" (dict "value" $app "default" $defaults.app) | fromJson -}}
 {{- if or $block (ne $model.key "default") -}}
 {{- $_ := set $app "models" (dict $model.key $block) -}}
@@ -90,21 +91,22 @@
 {{- $engine := include "easel.deployment" (dict "base" $base.engine "tier" $tiers.engine) | fromJson -}}
 {{- $limits := dict -}}
 {{- range $defaults.live_limits -}}{{- $_ := set $limits . (get $model.whole.engine .) -}}{{- end -}}
+{{- $level := dig "app" "telemetry" "log_level" $defaults.app.telemetry.log_level .Values.serve -}}
+{{- $_ := set $limits "log_level" $level -}}
 {{- $_ := set $engine "user_config" $limits -}}
+{{- $_ := set $ingress.user_config "log_level" $level -}}
 {{- if kindIs "map" $tiers.engine.autoscaling -}}
 {{- $scaling := $tiers.engine.autoscaling -}}
 {{- $bounds := pick $scaling "min_replicas" "max_replicas" -}}
 {{- $_ := unset $engine "num_replicas" -}}
 {{- $_ := set $engine "autoscaling_config" (mustMergeOverwrite $defaults.autoscaling_config $bounds) -}}
 {{- $live := dict "targets" (omit $scaling "min_replicas" "max_replicas") "scales_to_zero" (eq (int $scaling.min_replicas) 0) -}}
-{{- $_ := set $ingress "user_config" (dict "autoscaling" $live) -}}
+{{- $_ := set $ingress.user_config "autoscaling" $live -}}
 {{- end -}}
 {{- $_ := set $application "args" (include "easel.arguments" . | fromJson) -}}
 {{- $_ := set $application "deployments" (list $ingress $engine) -}}
 {{- $_ := set $config "applications" (list $application) -}}
-{{- with (dig "app" "telemetry" "log_level" "" .Values.serve) -}}
-{{- $_ := set $config.logging_config "log_level" . -}}
-{{- end -}}
+{{- $_ := set $config.logging_config "log_level" $level -}}
 {{- toYaml $config -}}
 {{- end }}
 

@@ -24,6 +24,7 @@ from easel.api.routes import Routes
 from easel.api.tokenizing import TokenRoutes
 from easel.settings import AppSettings
 from easel.telemetry.recorder import NullRecorder, Recorder
+from easel.telemetry.tracing import NullTracer, Tracer
 
 
 def create_app(
@@ -32,6 +33,7 @@ def create_app(
     recorder: Recorder = NullRecorder(),  # noqa: B008
     limits: Limits | None = None,
     keys_changed: Changed = lambda keys: None,
+    tracer: Tracer = NullTracer(),  # noqa: B008
 ) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
 
@@ -45,7 +47,7 @@ def create_app(
     check_default_tier(card)
     prompts = read_prompt_encoder(card, settings.model.folder)
     # In the order a request passes them: every answer has an id and a log line, refusals have CORS headers too.
-    middleware = [Middleware(RequestLog, recorder=recorder)]
+    middleware = [Middleware(RequestLog, recorder=recorder, tracer=tracer, model=card.name)]
     if settings.api.cors_origins:
         middleware.append(
             Middleware(
@@ -71,6 +73,7 @@ def create_app(
     )
     add_handlers(app)
     callers = Callers(limits, recorder)
-    Routes(card, prompts, settings.api, backend, recorder, callers).add_to(app)
+    log_text = settings.telemetry.log_text
+    Routes(card, prompts, settings.api, backend, recorder, callers, log_text).add_to(app)
     TokenRoutes(card, prompts, callers).add_to(app)
     return app

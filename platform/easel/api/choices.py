@@ -56,6 +56,8 @@ class Delta:
     text: str = ""
     committed: bool = False
     """It comes from a committed canvas."""
+    tokens: int = 0
+    """Of that canvas, those that count."""
     progress: CanvasProgress | None = None
     """What moved on the canvas, where that is wanted. Such a delta has nothing else."""
     canvas: CanvasCommitted | None = None
@@ -102,10 +104,10 @@ async def run_choice(
                     work = prefill_work(len(request.prompt) - cached)
                     work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
                     outcome = Outcome("stop", tuple(canvases), tokens, cached, work)
-                    last = Delta(index, text, True, canvas=canvas, outcome=outcome)
+                    last = Delta(index, text, True, used, canvas=canvas, outcome=outcome)
                     last = replace(last, logprobs=queue.end(text, cut=True)) if queue else last
                     break
-                yield Delta(index, text, True, canvas=canvas, logprobs=queue.sent(text) if queue else ())
+                yield Delta(index, text, True, used, canvas=canvas, logprobs=queue.sent(text) if queue else ())
             elif isinstance(event, CanvasProgress):
                 if shown:
                     yield Delta(index, progress=event)

@@ -24,7 +24,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from easel.errors import ConfigurationError
-from easel.settings import KeyLimits, Name, Settings
+from easel.settings import KeyLimits, Name
+from easel.settings_base import Settings
 from easel.telemetry.names import KEY_RELOADS
 from easel.telemetry.recorder import NullRecorder, Recorder
 

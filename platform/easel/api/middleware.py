@@ -6,7 +6,6 @@ Refuses to know: routes and models, but for the notes that they leave.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
@@ -16,10 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel.api.failures import error_response, internal_error
-from easel.api.request_log import KEY, RequestNotes, note
+from easel.api.request_log import KEY, RequestNotes, note, outcome
 from easel.errors import BodyTooLarge, ClientGone
-from easel.telemetry.names import REQUEST_SECONDS, REQUESTS
+from easel.telemetry import logs
+from easel.telemetry.names import OPEN_REQUESTS, REQUEST_SECONDS, REQUESTS, TENANT_REQUESTS
 from easel.telemetry.recorder import Recorder
+from easel.telemetry.spans import REQUEST, STREAM
+from easel.telemetry.tracing import TRACEPARENT, OpenSpan, Tracer, trace_id
 
 access = logging.getLogger("easel.access")
 
@@ -27,22 +29,27 @@ PROBES = frozenset({"/healthz", "/readyz"})
 """Logged at DEBUG while they succeed: they come every few seconds."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+GENERATION = {"/chat/completions": "chat", "/completions": "text_completion"}
+"""Ends of paths whose calls are traced, and what OpenTelemetry calls what they do."""
 
 
 class RequestLog:
-    """Outermost. One JSON line for each request, after its last byte."""
+    """Outermost. One log line for each request, after its last byte. `model`: its name in traces."""
 
-    def __init__(self, app: ASGIApp, recorder: Recorder) -> None:
+    def __init__(self, app: ASGIApp, recorder: Recorder, tracer: Tracer, model: str) -> None:
         self._app = app
         self._recorder = recorder
+        self._tracer = tracer
+        self._model = model
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        known = _begin(Headers(scope=scope))
+        known = self._begin(scope)
         scope.setdefault("state", {})[KEY] = known
+        streams: list[OpenSpan] = []
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -50,10 +57,13 @@ class RequestLog:
                 sent = MutableHeaders(scope=message)
                 sent["x-request-id"] = known.id
                 sent.update(known.headers)
+                if sent.get("content-type", "").startswith("text/event-stream"):
+                    streams.append(self._tracer.begin(STREAM, known.traceparent))
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            with logs.about(known.traceparent, request_id=known.id):
+                await self._app(scope, receive, sending)
         except OSError as error:
             if known.status == 0:
                 await self._last_resort(error, known, scope, receive, sending)
@@ -62,6 +72,8 @@ class RequestLog:
         except Exception as error:
             await self._last_resort(error, known, scope, receive, sending)
         finally:
+            for stream in streams:
+                stream.end()
             self._finish(known, scope)
 
     async def _last_resort(
@@ -79,43 +91,96 @@ class RequestLog:
         if known.error is None and known.status == 0:
             known.error = ClientGone("The client left.")
         code = known.error.code if known.error else "ok" if known.status < 400 else "error"
-        self._recorder.add(REQUESTS, model=known.model, route=route, code=code)
-        self._recorder.observe(REQUEST_SECONDS, seconds, model=known.model, route=route)
+        self._count(known, route, code, seconds)
         fine = known.status < 400 and code == "ok"
         level = logging.INFO
         if fine and route in PROBES:
             level = logging.DEBUG
         elif known.error is not None and known.error.status >= 500:
             level = logging.WARNING if known.error.retryable else logging.ERROR
-        if not access.isEnabledFor(level):
-            return
-        line = {
-            "ts": round(time.time(), 3),
-            "level": logging.getLevelName(level),
-            "event": "request",
-            "request_id": known.id,
-            "trace_id": known.trace_id,
-            "method": scope["method"],
-            "route": route,
-            "status": known.status,
-            "code": code,
-            "seconds": round(seconds, 4),
-            "model": known.model,
-            "key": known.key.id if known.key else None,
-            "error": f"{type(known.error).__name__}: {known.error.message}" if known.error else None,
+        if access.isEnabledFor(level):
+            with logs.about(known.traceparent):
+                access.log(level, "request", extra=_line(known, scope["method"], route, code, seconds))
+
+    def _begin(self, scope: Scope) -> RequestNotes:
+        """The client's request id where it is a decent one, else a new one; and the call's span."""
+        headers = Headers(scope=scope)
+        wanted = headers.get("x-request-id", "")
+        known = RequestNotes(wanted if _REQUEST_ID.fullmatch(wanted) else "req_" + secrets.token_hex(16))
+        theirs = headers.get("traceparent", "")
+        known.traceparent = theirs if TRACEPARENT.fullmatch(theirs) else None
+        operation = _operation(scope)
+        if operation is not None:
+            known.span = self._tracer.begin(REQUEST, known.traceparent, name=f"{operation} {self._model}")
+            known.traceparent = known.span.traceparent
+        self._open += 1
+        self._recorder.set(OPEN_REQUESTS, self._open)
+        return known
+
+    def _count(self, known: RequestNotes, route: str, code: str, seconds: float) -> None:
+        self._open -= 1
+        self._recorder.set(OPEN_REQUESTS, self._open)
+        self._recorder.add(REQUESTS, model=known.model, route=route, code=code)
+        if known.operation is not None:
+            ended = outcome(known.error)
+            tenant = known.tenant or "none"
+            self._recorder.add(TENANT_REQUESTS, model=known.model, tenant=tenant, tier=known.tier, outcome=ended)
+            self._recorder.observe(
+                REQUEST_SECONDS, seconds, known.traceparent, model=known.model, operation=known.operation
+            )
+        _end_span(known, route, code)
+
+
+def _operation(scope: Scope) -> str | None:
+    if scope["method"] != "POST":
+        return None
+    return next((what for end, what in GENERATION.items() if scope["path"].endswith(end)), None)
+
+
+def _end_span(known: RequestNotes, route: str, code: str) -> None:
+    span = known.span
+    span.set("http.request.method", "POST")
+    span.set("http.route", route)
+    span.set("http.response.status_code", known.status)
+    span.set("gen_ai.provider.name", "easel")
+    span.set("gen_ai.request.model", known.model)
+    span.set("gen_ai.operation.name", known.operation or "none")
+    span.set("gen_ai.usage.input_tokens", known.prompt_tokens)
+    span.set("gen_ai.usage.output_tokens", known.output_tokens)
+    span.set("gen_ai.response.finish_reasons", tuple(known.finish_reasons))
+    span.set("easel.request_id", known.id)
+    span.set("easel.tenant", known.tenant or "none")
+    span.set("easel.tier", known.tier)
+    if code != "ok":
+        span.set("error.type", code)
+    span.end(error=None if code == "ok" else code)
+
+
+def _line(known: RequestNotes, method: str, route: str, code: str, seconds: float) -> dict[str, dict[str, object]]:
+    generation: dict[str, object] = {}
+    if known.operation is not None:
+        generation = {
+            "call": known.call,
+            "tier": known.tier,
+            "prompt_tokens": known.prompt_tokens,
+            "output_tokens": known.output_tokens,
+            "canvases": known.canvases,
+            "denoising_steps": known.denoising_steps,
         }
-        access.log(level, json.dumps({key: value for key, value in line.items() if value is not None}))
-
-
-def _begin(headers: Headers) -> RequestNotes:
-    """The client's request id where it is a decent one, else a new one."""
-    wanted = headers.get("x-request-id", "")
-    known = RequestNotes(wanted if _REQUEST_ID.fullmatch(wanted) else "req_" + secrets.token_hex(16))
-    traceparent = headers.get("traceparent", "")
-    found = _TRACEPARENT.fullmatch(traceparent)
-    if found:
-        known.traceparent, known.trace_id = traceparent, found[1]
-    return known
+    return logs.said(
+        request_id=known.id,
+        trace_id=trace_id(known.traceparent),
+        method=method,
+        route=route,
+        status=known.status,
+        code=code,
+        seconds=round(seconds, 4),
+        model=known.model,
+        key=known.key.id if known.key else None,
+        tenant=known.tenant or None,
+        error=f"{type(known.error).__name__}: {known.error.message}" if known.error else None,
+        **generation,
+    )
 
 
 class BodyLimit:

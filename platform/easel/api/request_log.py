@@ -12,7 +12,8 @@ from typing import Any
 
 from easel.api.denoising import ANY_PRIORITY
 from easel.api.keys import Key
-from easel.errors import EaselError
+from easel.errors import ClientGone, EaselError, QueueFull, QueueTimeout, RateLimited
+from easel.telemetry.tracing import NoSpan, OpenSpan
 
 KEY = "easel.request"
 
@@ -25,8 +26,9 @@ class RequestNotes:
     """Filled in on the way."""
 
     id: str
-    trace_id: str | None = None
     traceparent: str | None = None
+    """W3C trace context of the call's span, where there is one, else the client's."""
+    span: OpenSpan = field(default_factory=lambda: NoSpan(None))
     arrived: float = field(default_factory=time.perf_counter)
     """Seconds, on a clock that only goes forward."""
     status: int = 0
@@ -39,6 +41,16 @@ class RequestNotes:
     """To be sent with the answer, whatever that is."""
     error: EaselError | None = None
     """What went wrong, in a stream too."""
+    operation: str | None = None
+    """`chat` or `text_completion`. None: no generation call."""
+    tier: str = "none"
+    call: str | None = None
+    """Id of the answer."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    canvases: int = 0
+    denoising_steps: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
 
     @property
     def tenant(self) -> str:
@@ -62,3 +74,14 @@ def notes(scope: Scope) -> RequestNotes:
 def note(scope: Scope, error: EaselError) -> None:
     """Remember what the request failed with."""
     notes(scope).error = error
+
+
+def outcome(error: EaselError | None) -> str:
+    """Whose doing it was, for metrics: `ok`, `gone`, `refused`, `invalid` or `failed`."""
+    if error is None:
+        return "ok"
+    if isinstance(error, ClientGone):
+        return "gone"
+    if isinstance(error, RateLimited | QueueFull | QueueTimeout):
+        return "refused"
+    return "invalid" if error.status < 500 else "failed"

@@ -18,6 +18,7 @@ from easel import __version__
 from easel.api import responses, sse
 from easel.api.backend import Backend
 from easel.api.bodies import read_body
+from easel.api.call_watch import CallWatch
 from easel.api.callers import Callers
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
@@ -32,7 +33,6 @@ from easel.api.schemas import parse_chat, parse_completion
 from easel.api.unread import keep_up
 from easel.errors import EaselError, ModelNotFound, NotReady
 from easel.settings import ApiSettings
-from easel.telemetry.names import FIRST_CANVAS_SECONDS
 from easel.telemetry.recorder import Recorder
 
 NOT_READY_RETRY_S = 1.0
@@ -52,7 +52,9 @@ class Routes:
         backend: Backend,
         recorder: Recorder,
         callers: Callers,
+        log_text: bool = False,
     ) -> None:
+        """`log_text`: log what prompts and completions say."""
         self._card = card
         self._prompts = prompts
         self._maker = RequestMaker(card, prompts, settings)
@@ -60,6 +62,7 @@ class Routes:
         self._backend = backend
         self._recorder = recorder
         self._callers = callers
+        self._log_text = log_text
         self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -108,11 +111,11 @@ class Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continues prompts."""
-        return await self._answer(request, self._make_completion)
+        return await self._answer(request, "text_completion", self._make_completion)
 
     async def chat_completions(self, request: Request) -> Response:
         """Answers a chat."""
-        return await self._answer(request, self._make_chat)
+        return await self._answer(request, "chat", self._make_chat)
 
     def _make_completion(self, raw: bytes, now: float, known: RequestNotes) -> ApiRequest:
         body = parse_completion(raw)
@@ -124,29 +127,37 @@ class Routes:
         known.model = self._card.name if body.model in self._card.names else known.model
         return self._maker.chat(body, now, known.traceparent, known.tenant, known.max_priority)
 
-    async def _answer(self, request: Request, make: Make) -> Response:
+    async def _answer(self, request: Request, operation: str, make: Make) -> Response:
         """1. read  2. make generation requests  3. wait for the first event, or for all  4. answer."""
         known = notes(request.scope)
+        known.operation = operation
         call = await read_body(request, lambda raw: make(raw, time.time(), known))
         meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
+        shown = self._prompts.shown if self._log_text else None
+        watch = CallWatch(call, known, self._recorder, self._card.name, shown)
+
+        def end() -> None:
+            meter.end()
+            watch.end()
+
         try:
             choices = self._begin(call, meter.over(self._backend))
             if not call.stream:
-                body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, known))
-                meter.end()
+                body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, watch))
+                end()
                 return JSONResponse(body)
             first = await sse.unless_client_leaves(request.receive, self._first(choices))
         except BaseException:
-            meter.end()
+            end()
             raise
 
         async def close() -> None:
             try:
                 await choices.close()
             finally:
-                meter.end()
+                end()
 
-        return sse.EventStream(self._events(call, choices, first, known), close)
+        return sse.EventStream(self._events(call, choices, first, known, watch), close)
 
     def _begin(self, call: ApiRequest, backend: Backend) -> SideBySide:
         running = []
@@ -157,17 +168,16 @@ class Routes:
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 
-    async def _whole(self, call: ApiRequest, choices: SideBySide, known: RequestNotes) -> dict[str, Any]:
+    async def _whole(self, call: ApiRequest, choices: SideBySide, watch: CallWatch) -> dict[str, Any]:
         texts = [""] * len(call.choices)
         tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
-        waits_for_canvas = True
         try:
             while not choices.ended:
                 delta = await choices.next()
                 if delta is None:
                     continue
-                waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                watch.saw(delta)
                 texts[delta.index] += delta.text
                 tokens[delta.index] += delta.logprobs
                 if delta.outcome is not None:
@@ -185,19 +195,18 @@ class Routes:
             raise
 
     async def _events(
-        self, call: ApiRequest, choices: SideBySide, delta: Delta | None, known: RequestNotes
+        self, call: ApiRequest, choices: SideBySide, delta: Delta | None, known: RequestNotes, watch: CallWatch
     ) -> AsyncIterator[bytes]:
         """The parts of a stream, from the first delta on. Ends in `[DONE]` or in an error event."""
         begun: set[int] = set()
         told = [Told(self._card.canvas_length, self._prompts.token_text) for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
-        waits_for_canvas = True
         try:
             while True:
                 if delta is None:
                     yield sse.HEARTBEAT
                 else:
-                    waits_for_canvas = self._clock(delta, waits_for_canvas, known)
+                    watch.saw(delta)
                     revision = told[delta.index].revision(delta)
                     if revision is not None:
                         yield sse.event(responses.progress_chunk(call, delta.index, revision))
@@ -219,9 +228,3 @@ class Routes:
         except Exception as error:
             known.error = internal_error(error, known.id)
             yield sse.event(known.error.body())
-
-    def _clock(self, delta: Delta, waiting: bool, known: RequestNotes) -> bool:
-        """Takes the time to the first canvas, once. Returns whether it is still to come."""
-        if waiting and delta.committed:
-            self._recorder.observe(FIRST_CANVAS_SECONDS, time.perf_counter() - known.arrived, model=self._card.name)
-        return waiting and not delta.committed

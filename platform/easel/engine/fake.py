@@ -45,10 +45,14 @@ from easel.protocol import (
     canvas_work,
     prefill_work,
 )
+from easel.telemetry.names import STEPS
+from easel.telemetry.step_tally import StepTally
 
 STEP_CAP = 48
 FORCES = 100.0
 """A bias that leaves no other token a chance."""
+SURE, UNSURE = 0.05, 2.0
+"""Nats at a position that was accepted, and at one that was not."""
 BYTE_OFFSET = 128
 """Token id of byte 0 in the embedded checkpoints' tokenizer, so that answers read as text there."""
 WORDS = b"a canvas clears out of noise step by step until nothing on it moves and then it is committed "
@@ -171,7 +175,7 @@ class FakeEngine:
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
-        self._steps = 0
+        self._tally = StepTally()
         self._last_step_at = 0.0
 
     async def start(self) -> None:
@@ -217,8 +221,10 @@ class FakeEngine:
             sequences=len(self._seated),
             waiting=len(self._waiting),
             remaining_work=sum(self._remaining(s) for s in [*self._waiting, *self._seated]),
-            step_time=StepTimeModel(self._step_s, self._step_s_per_canvas, self._steps),
-            counters={"easel_engine_steps_total": self._steps},
+            step_time=StepTimeModel(self._step_s, self._step_s_per_canvas, self._tally.count),
+            counters={STEPS.name: self._tally.count},
+            steps=self._tally.steps,
+            denoised=self._tally.denoised,
             last_step_at=time.time() if self._state is EngineState.READY and not self._seated else self._last_step_at,
         )
 
@@ -256,9 +262,11 @@ class FakeEngine:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = list(self._seated)
-            await asyncio.sleep(self._step_s + self._step_s_per_canvas * (len(batch) - 1))
-            self._steps += 1
+            batch, began = list(self._seated), time.perf_counter()
+            expected = self._step_s + self._step_s_per_canvas * (len(batch) - 1)
+            await asyncio.sleep(expected)
+            groups = len(batch) * self._canvas_length / GROUP_ROWS
+            self._tally.took(time.perf_counter() - began, expected, groups, len(batch), self._slots)
             self._last_step_at = time.time()
             for sequence in batch:
                 if sequence in self._seated:
@@ -275,6 +283,8 @@ class FakeEngine:
             sequence.steps_needed = min(max(1, self._script.steps(request, sequence.canvas)), cap)
         sequence.step += 1
         sequence.denoising_steps += 1
+        accepted = self._accepted(sequence)
+        self._tally.positions(sequence.step, self._canvas_length, accepted, self._nats(accepted))
         late = request.denoising.deadline_at is not None and time.time() >= request.denoising.deadline_at
         if sequence.step < sequence.steps_needed and not late:
             self._show_progress(sequence)
@@ -296,7 +306,14 @@ class FakeEngine:
         stop = CanvasStop.DEADLINE if late else CanvasStop.STEP_CAP if capped else CanvasStop.CONVERGED
         sequence.events.put_nowait(
             CanvasCommitted(
-                sequence.canvas, tokens, sequence.step, stop, sequence.canvas_started, time.time(), logprobs
+                sequence.canvas,
+                tokens,
+                sequence.step,
+                stop,
+                sequence.canvas_started,
+                time.time(),
+                logprobs,
+                self._nats(self._accepted(sequence)) / self._canvas_length,
             )
         )
         sequence.canvas += 1
@@ -325,7 +342,7 @@ class FakeEngine:
                 sequence.step,
                 tuple(changed),
                 tuple(canvas[position][0] for position in changed),
-                tuple(0.05 if canvas[position][1] else 2.0 for position in changed),
+                tuple(SURE if canvas[position][1] else UNSURE for position in changed),
                 tuple(canvas[position][1] for position in changed),
             )
         )
@@ -337,6 +354,13 @@ class FakeEngine:
             return BYTE_OFFSET + WORDS[(draw + sequence.step // 2) % len(WORDS)], False
         index = len(sequence.output) + position
         return (sequence.answer[index] if index < len(sequence.answer) else 0), True
+
+    def _accepted(self, sequence: _Sequence) -> int:
+        """Positions that a step accepts, about: what `_looks` says, without looking at each."""
+        return round(self._canvas_length * min(1.0, sequence.step / sequence.steps_needed))
+
+    def _nats(self, accepted: int) -> float:
+        return SURE * accepted + UNSURE * (self._canvas_length - accepted)
 
     def _remaining(self, sequence: _Sequence) -> float:
         canvases = -(-max(0, sequence.request.max_tokens - len(sequence.output)) // self._canvas_length)

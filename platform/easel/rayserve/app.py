@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -21,6 +22,9 @@ from easel.rayserve.loopback import keep_on_loopback
 from easel.rayserve.metrics import RayRecorder
 from easel.rayserve.replica import STUCK_AFTER_S, EngineReplica
 from easel.settings import AppSettings, ModelSettings, parse
+from easel.settings_telemetry import TelemetrySettings
+from easel.telemetry import setup
+from easel.telemetry.engine_account import EngineAccount
 
 LEAVE_AFTER_S = 1.0
 """How long a replica that has stopped waits for Serve's controller to end its process, which it does at once."""
@@ -30,10 +34,25 @@ class ServedEngine(EngineReplica):
     """`EngineReplica` with what only a Serve replica has: the port to keep in, metrics, and Serve's way to end it."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, name: str, model: ModelSettings, make_engine: Callable[[ModelSettings], Engine], stuck_after_s: float
+        self,
+        name: str,
+        model: ModelSettings,
+        make_engine: Callable[[ModelSettings], Engine],
+        stuck_after_s: float,
+        telemetry: TelemetrySettings,
     ) -> None:
         keep_on_loopback()
-        await super().__init__(name, model, make_engine, RayRecorder(), stuck_after_s)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._telemetry = setup.start(telemetry, RayRecorder(), "engine", replica)
+        account = EngineAccount(
+            name,
+            self._telemetry.recorder,
+            self._telemetry.tracer,
+            replica,
+            devices=max(1, len(ray.get_gpu_ids())),
+            hour_price=telemetry.gpu_hour_price,
+        )
+        await super().__init__(name, model, make_engine, account, stuck_after_s)
 
     async def __del__(self) -> None:
         """Serve awaits this when the replica is drained.
@@ -43,6 +62,7 @@ class ServedEngine(EngineReplica):
         one that cannot start again counts as a failed start, of which few are the end of a deployment.
         """
         await self.close()
+        await self._telemetry.close()
         leave = threading.Timer(LEAVE_AFTER_S, os._exit, (0,))
         leave.daemon = True
         leave.start()
@@ -64,7 +84,7 @@ def application(
 ) -> Application:
     """The same from checked settings; tests bring engines of their own."""
     engine = serve.deployment(name=ENGINE)(ServedEngine).bind(
-        settings.model.names[0], settings.model, make_engine, stuck_after_s
+        settings.model.names[0], settings.model, make_engine, stuck_after_s, settings.telemetry
     )
     ingress = serve.deployment(name=INGRESS)(serve.ingress()(Ingress))
     return ingress.bind(settings, engine)

@@ -21,7 +21,7 @@ from typing import Any
 
 from easel.rayserve.ledger import FRESH_S, NAMESPACE, ledger_name
 from easel.router.autoscaling import Autoscaler, Decision, Demand, IngressReport, Inputs, ScalingTargets, add_up
-from easel.telemetry.names import SEEN_QUEUED_WORK, SEEN_RUNNING_WORK, TARGET_REPLICAS, WANTED_REPLICAS
+from easel.telemetry import names
 
 READ_PERIOD_S = 0.1
 READ_TIMEOUT_S = 1.0
@@ -38,7 +38,7 @@ class WorkPolicy:
         self._autoscaler: Autoscaler | None = None
         self._reading: Reading | None = None
         self._starts = Starts()
-        self._gauges: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
         self._logger = logging.getLogger("ray.serve")
         self._failed = False
 
@@ -76,23 +76,36 @@ class WorkPolicy:
         decision = autoscaler.decide(inputs, targets)
         if decision.target != ctx.target_num_replicas:
             self._logger.info("autoscaling: %s", decision.line())
-        self._export(ctx.app_name, decision)
+        self._export(ctx.app_name, decision, targets)
         return decision
 
-    def _export(self, application: str, decision: Decision) -> None:
-        demand = decision.inputs.demand
+    def _export(self, application: str, decision: Decision, targets: ScalingTargets) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        inputs, demand = decision.inputs, decision.inputs.demand
         numbers = {
-            TARGET_REPLICAS: decision.target,
-            WANTED_REPLICAS: decision.wanted,
-            SEEN_QUEUED_WORK: demand.queued_work,
-            SEEN_RUNNING_WORK: demand.running_work,
+            names.TARGET_REPLICAS: decision.target,
+            names.WANTED_REPLICAS: decision.wanted,
+            names.READY_REPLICAS: inputs.ready,
+            names.MIN_REPLICAS: targets.min_replicas,
+            names.MAX_REPLICAS: targets.max_replicas,
+            names.SEEN_QUEUED_WORK: demand.queued_work,
+            names.SEEN_RUNNING_WORK: demand.running_work,
+            names.SEEN_QUEUED: demand.queued_requests,
+            names.SEEN_ARRIVALS: demand.arriving_work_per_s,
+            names.SEEN_RATE: demand.replica_work_per_s,
+            names.SEEN_COLD_START: inputs.cold_start_s,
+            names.SEEN_INGRESSES: demand.ingresses,
         }
         for metric, value in numbers.items():
-            if metric.name not in self._gauges:
-                from ray.util.metrics import Gauge
+            self._metric(metric, Gauge).set(value, tags={"application": application})
+        reason = decision.reason.replace(": ", "_").replace(" ", "_")
+        self._metric(names.DECISIONS, Counter).inc(1, tags={"application": application, "reason": reason})
 
-                self._gauges[metric.name] = Gauge(metric.name, metric.meaning, metric.labels)
-            self._gauges[metric.name].set(value, tags={"application": application})
+    def _metric(self, metric: names.Metric, kind: Any) -> Any:
+        if metric.name not in self._metrics:
+            self._metrics[metric.name] = kind(metric.name, metric.meaning, metric.labels)
+        return self._metrics[metric.name]
 
 
 class Starts:

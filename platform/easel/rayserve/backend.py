@@ -29,7 +29,7 @@ from easel.protocol import Event, GenerationRequest
 from easel.rayserve.bundles import Bundle
 from easel.rayserve.watch import ReplicaWatch
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.backend")
 
 PATIENCE_S = 30.0
 """How long a request that was let in waits while no engine replica runs: the last one died, or was to be the first."""

@@ -27,6 +27,9 @@ LIVE_LIMITS = ("slots", "prefill_tokens_per_step", "max_denoising_steps")
 ONLY_LIVE = ("prefill_tokens_per_step", "max_denoising_steps")
 """Those of them that an engine does not need to know before it starts."""
 
+LOG_LEVEL = "log_level"
+"""Of the telemetry's settings: live in every replica, so it is in each deployment's `user_config` and no argument."""
+
 REQUEST_ROUTER = "easel.rayserve.request_router.WorkRequestRouter"
 AUTOSCALING_POLICY = "easel.rayserve.autoscaling:WorkPolicy"
 
@@ -45,6 +48,7 @@ def arguments(app: AppSettings) -> dict[str, Any]:
     for model in data["models"].values():
         for name in ONLY_LIVE:
             del model["engine"][name]
+    del data["telemetry"][LOG_LEVEL]
     return AppSettings.model_validate(data).model_dump(mode="json", exclude_defaults=True)
 
 
@@ -85,7 +89,8 @@ def serve_config(
     without them what the settings say."""
     tiers = settings.deployments
     engine = _deployment(ENGINE, tiers.engine)
-    engine["user_config"] = live_limits(settings.app.model.engine)
+    level = {LOG_LEVEL: settings.app.telemetry.log_level}
+    engine["user_config"] = {**live_limits(settings.app.model.engine), **level}
     engine["request_router_config"] = {
         "request_router_class": REQUEST_ROUTER,
         "request_routing_stats_period_s": STATS_PERIOD_S,
@@ -95,7 +100,7 @@ def serve_config(
         del engine["num_replicas"]
         engine["autoscaling_config"] = autoscaling_config(tiers.engine.autoscaling)
     ingress = _deployment(INGRESS, tiers.ingress)
-    ingress["user_config"] = {"autoscaling": live_targets(tiers.engine.autoscaling)}
+    ingress["user_config"] = {"autoscaling": live_targets(tiers.engine.autoscaling), **level}
     return {
         "proxy_location": "EveryNode",
         "http_options": {

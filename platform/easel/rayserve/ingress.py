@@ -19,7 +19,7 @@ from easel.playground.page import mount
 from easel.protocol import Event, GenerationRequest
 from easel.rayserve import switchboard
 from easel.rayserve.backend import EngineHandle
-from easel.rayserve.config import ENGINE
+from easel.rayserve.config import ENGINE, LOG_LEVEL
 from easel.rayserve.ledger import find_or_start
 from easel.rayserve.loopback import keep_on_loopback
 from easel.rayserve.metrics import RayRecorder
@@ -29,6 +29,8 @@ from easel.rayserve.slow_readers import keep_buffers_small
 from easel.rayserve.watch import ReplicaWatch, count_running
 from easel.router.router import Router
 from easel.settings import AppSettings
+from easel.telemetry import logs, setup
+from easel.telemetry.names import LOOP_LAG_SECONDS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -65,11 +67,14 @@ class Ingress:
         self._backend: RoutedBackend | None = None
         self._reporter: Reporter | None = None
         self._reporting: asyncio.Task[None] | None = None
+        self._telemetry = setup.Telemetry()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls this once, in the replica: an application holds tokenizers and clients that do not travel."""
         context, settings = serve.get_replica_context(), self._settings
-        recorder = RayRecorder()
+        replica = context.replica_id.unique_id
+        self._telemetry = setup.start(settings.telemetry, RayRecorder(), "ingress", replica)
+        recorder, tracer = self._telemetry.recorder, self._telemetry.tracer
         watch = ReplicaWatch(partial(count_running, context.app_name, ENGINE))
         # The handle's router asks ours from its first message on, so ours is there first.
         handle: list[EngineHandle] = []
@@ -79,27 +84,37 @@ class Ingress:
             lambda request: handle[0].send(request),
             card.canvas_length,
             card.name,
-            context.replica_id.unique_id,
+            replica,
             recorder,
             step_cap=card.most_steps,
+            tracer=tracer,
         )
         switchboard.connect(context.app_name, router, asyncio.get_running_loop())
         handle.append(EngineHandle(self._engine, watch))
         self._backend = RoutedBackend(router, watch)
-        self._reporter = Reporter(router, partial(find_or_start, context.app_name))
+        late = partial(recorder.observe, LOOP_LAG_SECONDS, model=card.name)
+        self._reporter = Reporter(router, partial(find_or_start, context.app_name), late)
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
-        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants)
+        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants, tracer)
         if settings.playground.enabled:
             mount(app)
         app.add_middleware(LeaveRequestIdToServe)
         return app
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Live settings: `autoscaling`, as `easel.rayserve.config.live_targets` makes it."""
-        unknown = sorted(set(user_config) - {"autoscaling"})
+        """Live settings: `autoscaling`, as `easel.rayserve.config.live_targets` makes it, and `log_level`."""
+        unknown = sorted(set(user_config) - {"autoscaling", LOG_LEVEL})
         if unknown:
-            raise ValueError(f"user_config: no such live setting: {', '.join(unknown)}; there is autoscaling")
+            raise ValueError(
+                f"user_config: no such live setting: {', '.join(unknown)}; there are autoscaling and {LOG_LEVEL}"
+            )
+        if user_config.get(LOG_LEVEL) is not None:
+            logs.set_level(user_config[LOG_LEVEL])
         autoscaling = user_config.get("autoscaling")
         if self._backend is not None and self._reporter is not None:
             self._backend.scales_to_zero = bool(autoscaling and autoscaling["scales_to_zero"])
             self._reporter.targets = dict(autoscaling["targets"]) if autoscaling else {}
+
+    async def __del__(self) -> None:
+        """Serve awaits this when the replica is drained: what telemetry still holds is sent."""
+        await self._telemetry.close()

@@ -14,7 +14,7 @@ import logging
 import os
 from typing import Any
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.loopback")
 
 LOOPBACK_ENV = "EASEL_LOOPBACK"
 """Set to 1 in the processes of a local session."""

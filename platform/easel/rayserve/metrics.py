@@ -1,11 +1,12 @@
 """Puts measurements where Ray's exporter picks them up: `/metrics` of each node's agent.
 
-Owns: one Ray metric for each entry of `easel.telemetry.names`, made when it is first used. Refuses to know: what the
-numbers mean.
+Owns: one Ray metric for each entry of `easel.telemetry.names`, made when it is first used, and one more for each name
+that vLLM has for it. Refuses to know: what the numbers mean.
 
 Ray prefixes every name with `ray_` and adds the labels `deployment`, `replica` and `application` inside a replica, so
 `easel_slots` is scraped as `ray_easel_slots{deployment="engine",replica="...",model="..."}`. It ends a counter's name
-in `_total` where it does not yet end so.
+in `_total` where it does not yet end so. It allows no colon, so `vllm:num_requests_running` is
+`ray_vllm_num_requests_running`; the chart's PodMonitor gives it its own name back.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from ray.serve import metrics
 
 from easel.telemetry.names import Kind, Metric
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.telemetry")
+
+VLLM_LABELS = {"model": "model_name", "reason": "finished_reason"}
+"""What vLLM calls those of our labels that it has. Without the others its numbers are sums over them."""
 
 
 class RayRecorder:
     """A `Recorder` for one replica. Thread-safe, as Ray's metrics are; never raises: a mistake is logged once."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._broken: set[str] = set()
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """Raise a counter. Nothing happens for 0, which Ray refuses."""
+        """Raise a counter. Ray refuses 0, so nothing happens for it."""
         if value > 0:
             self._record(metric, "inc", value, labels)
 
@@ -36,28 +40,35 @@ class RayRecorder:
         """Set a gauge."""
         self._record(metric, "set", value, labels)
 
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Put one value into a histogram."""
+    def observe(self, metric: Metric, value: float, exemplar: str | None = None, /, **labels: str) -> None:
+        """Put one value into a histogram. Ray's exporter has no exemplars."""
         self._record(metric, "observe", value, labels)
 
     def _record(self, metric: Metric, verb: str, value: float, labels: dict[str, str]) -> None:
         try:
-            getattr(self._metric(metric), verb)(value, tags=labels)
+            made = self._made.get(metric.name)
+            if made is None:
+                made = self._made[metric.name] = (_make(metric, metric.name, metric.labels), _others(metric))
+            ours, others = made
+            getattr(ours, verb)(value, tags=labels)
+            if others:
+                theirs = {VLLM_LABELS[label]: text for label, text in labels.items() if label in VLLM_LABELS}
+                for other in others:
+                    getattr(other, verb)(value, tags=theirs)
         except Exception:  # telemetry that fails must not fail a request
             if metric.name not in self._broken:
                 self._broken.add(metric.name)
                 logger.exception("metric %s cannot be recorded", metric.name)
 
-    def _metric(self, metric: Metric) -> Any:
-        made = self._made.get(metric.name)
-        if made is None:
-            made = self._made[metric.name] = _make(metric)
-        return made
+
+def _others(metric: Metric) -> tuple[Any, ...]:
+    labels = tuple(VLLM_LABELS[label] for label in metric.labels if label in VLLM_LABELS)
+    return tuple(_make(metric, f"vllm_{name}", labels) for name in metric.vllm)
 
 
-def _make(metric: Metric) -> Any:
+def _make(metric: Metric, name: str, labels: tuple[str, ...]) -> Any:
     if metric.kind is Kind.COUNTER:
-        return metrics.Counter(metric.name, metric.meaning, metric.labels)
+        return metrics.Counter(name, metric.meaning, labels)
     if metric.kind is Kind.GAUGE:
-        return metrics.Gauge(metric.name, metric.meaning, metric.labels)
-    return metrics.Histogram(metric.name, metric.meaning, list(metric.buckets), metric.labels)
+        return metrics.Gauge(name, metric.meaning, labels)
+    return metrics.Histogram(name, metric.meaning, list(metric.buckets), labels)

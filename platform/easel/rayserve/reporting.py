@@ -15,7 +15,7 @@ from typing import Any
 
 from easel.router.router import Router
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.reporting")
 
 PERIOD_S = 0.1
 TIMEOUT_S = 1.0
@@ -30,12 +30,20 @@ NONE_YET = "none yet"
 
 
 class Reporter:
-    """`find` returns the actor's handle and may block; `targets` are those of autoscaling, told to the policy."""
+    """`find` returns the actor's handle and may block; `targets` are those of autoscaling, told to the policy; `late`
+    is told by how many seconds the event loop came back late to each report."""
 
-    def __init__(self, router: Router, find: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        router: Router,
+        find: Callable[[], Any],
+        late: Callable[[float], object] = lambda seconds: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.targets: dict[str, Any] = {}
         self._router = router
         self._find = find
+        self._late = late
         self._clock = clock
         self._actor: Any = None
         self._held_since: float | None = None
@@ -45,7 +53,10 @@ class Reporter:
         while True:
             began = self._clock()
             await self.report()
-            await asyncio.sleep(max(0.0, PERIOD_S - (self._clock() - began)))
+            ended = self._clock()
+            pause = max(0.0, PERIOD_S - (ended - began))
+            await asyncio.sleep(pause)
+            self._late(max(0.0, self._clock() - ended - pause))
 
     async def report(self) -> None:
         """Once. Raises nothing."""

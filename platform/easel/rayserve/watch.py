@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("easel.watch")
 
 MAX_AGE_S = 1.0
 """How old an answer may be. The controller itself notices a death at its next health check, up to 2 s later."""

@@ -31,6 +31,8 @@ class Bundle:
     requests: tuple[GenerationRequest, ...]
     shared_tokens: int
     """Of their prompts: what is prefilled once; 0 for a lone request."""
+    cached_tokens: int = 0
+    """Of the first one's prompt, believed to be in that replica's prefix cache already."""
 
 
 class Batcher:
@@ -57,7 +59,7 @@ class Batcher:
                 for request, work in going:
                     self._placement.sent(request, work, replica)
                 names = tuple(request for request, _ in going)
-                bundles.append(Bundle(replica, names, shared if len(going) > 1 else 0))
+                bundles.append(Bundle(replica, names, shared if len(going) > 1 else 0, best[0].cached_tokens))
         return bundles
 
     def _families(self, requests: Sequence[Work]) -> list[tuple[list[Work], int]]:

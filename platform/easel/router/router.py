@@ -30,15 +30,17 @@ from easel.router.arrivals import ArrivalRate
 from easel.router.autoscaling import IngressReport
 from easel.router.batching import Batcher
 from easel.router.capacity import share
-from easel.router.estimates import PUBLISHED_CAP, RequestWork, WorkEstimator
+from easel.router.estimates import PUBLISHED_CAP, Estimate, RequestWork, WorkEstimator
 from easel.router.gate import Gate
+from easel.router.journey import Journey, Watchers
 from easel.router.limits import Limiter
-from easel.router.outcomes import Outcome, Ticket
+from easel.router.outcomes import Ticket
 from easel.router.placement import TYPICAL_WORK, Placement
 from easel.router.quarantine import Quarantine, Verdict
 from easel.settings import RouterSettings
-from easel.telemetry.names import ADMISSIONS, IN_FLIGHT, QUEUE_SECONDS, QUEUED, QUEUED_WORK, RETRIES
+from easel.telemetry.names import IN_FLIGHT, IN_FLIGHT_WORK, QUEUED, QUEUED_STEPS, QUEUED_WORK, RETRIES
 from easel.telemetry.recorder import NullRecorder, Recorder
+from easel.telemetry.tracing import NullTracer, Tracer
 
 Send = Callable[[GenerationRequest], AsyncIterator[Event]]
 """The events of a request from some replica. Raises `EaselError` only; `EngineFailed` means that the replica died (or
@@ -71,6 +73,7 @@ class Router:
         wall: Callable[[], float] = time.time,
         step_cap: int = PUBLISHED_CAP,
         random: Random | None = None,
+        tracer: Tracer = NullTracer(),  # noqa: B008
     ) -> None:
         """`model`: its name in metrics; `ingress`: this process's id in reports; `clock` goes only forward, `wall` is
         Unix time. `canvas_length` in positions; `step_cap`: most denoising steps of a canvas."""
@@ -91,19 +94,31 @@ class Router:
         self._wall = wall
         self._demands: Mapping[str, float] = {}
         self._running: dict[str, RequestWork] = {}
+        self._watchers = Watchers(model, recorder, tracer, clock)
+        self._journeys: dict[str, Journey] = {}
+        """Of all requests here, held or with replicas."""
+        self._queued_steps = 0.0
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of one request. Raises `EaselError` before the first one where it is refused. See
         `easel.api.backend.Backend`."""
         if self.quarantine.refuses(request):
             raise Quarantined(QUARANTINED)
-        ticket = await self._enter(request)
+        estimate = self.estimator.estimate(request)
+        journey = self._journeys[request.id] = Journey(self._watchers, request, estimate.work)
+        try:
+            ticket = await self._enter(request, estimate)
+        except BaseException:
+            journey.ended()
+            del self._journeys[request.id]
+            raise
         work = self._running[request.id] = self.estimator.track(request)
         try:
             begun = given = False
             replica: str | None = None
             moves = 0
             while True:
+                journey.sends()
                 events = self._send(request)
                 try:
                     async for event in events:
@@ -132,12 +147,13 @@ class Router:
                         raise
                 finally:
                     await _close(events)
+                    journey.ended()
                     self.placement.ended(request.id)
                     self.quarantine.left(request)
                 work = self._running[request.id] = self.estimator.track(request)
         finally:
             work.left()
-            del self._running[request.id]
+            del self._running[request.id], self._journeys[request.id]
             self.placement.ended(request.id)
             self.admission.done(ticket, work.done)
             self._gate.turn()
@@ -149,6 +165,10 @@ class Router:
         able = self.quarantine.away(request, candidates)
         work = self._running[request.id].expected if request.id in self._running else TYPICAL_WORK
         places = self.placement.place(request, able, self.quarantine.avoid(request), work)
+        journey = self._journeys.get(request.id)
+        if journey is not None:
+            for place in places:
+                journey.sees(place.replica, place.cached_tokens)
         best = [place.replica for place in places]
         chosen = self.placement.where(request.id)
         if chosen in best:  # where it goes together with others, or was found to be best a moment ago
@@ -161,6 +181,8 @@ class Router:
     def went(self, request: GenerationRequest, replica: str) -> None:
         """It was handed to that replica: Serve's hook calls this (`on_request_routed`)."""
         self.quarantine.runs(request, replica)
+        if request.id in self._journeys:
+            self._journeys[request.id].went(replica)
         if request.id in self._running and self.placement.where(request.id) != replica:
             self.placement.sent(request, self._running[request.id].remaining(), replica)
 
@@ -195,12 +217,15 @@ class Router:
         whole, now = self.placement.capacity, self._wall()
         self._recorder.set(QUEUED, self.admission.queued, model=self._model)
         self._recorder.set(QUEUED_WORK, self.admission.queued_work, model=self._model)
+        self._recorder.set(QUEUED_STEPS, max(0.0, self._queued_steps), model=self._model)
         self._recorder.set(IN_FLIGHT, self.admission.running, model=self._model)
+        running_work = sum(work.remaining(now) for work in self._running.values())
+        self._recorder.set(IN_FLIGHT_WORK, running_work, model=self._model)
         replicas = max(1, whole.replicas)
         return IngressReport(
             ingress=self._ingress,
             queued_work=self.admission.queued_work,
-            running_work=sum(work.remaining(now) for work in self._running.values()),
+            running_work=running_work,
             queued_requests=self.admission.queued,
             running_requests=self.admission.running,
             arriving_work_per_s=self._arrivals.rate(),
@@ -213,9 +238,10 @@ class Router:
         self.admission.close()
         self._gate.turn()
 
-    async def _enter(self, request: GenerationRequest) -> Ticket:
+    async def _enter(self, request: GenerationRequest, estimate: Estimate) -> Ticket:
         """Waits for a seat."""
-        estimate = self.estimator.estimate(request)
+        steps = estimate.canvases * estimate.steps
+        self._queued_steps += steps
         deadline = request.denoising.deadline_at
         self._arrivals.came(estimate.work)
         try:
@@ -232,6 +258,8 @@ class Router:
         except asyncio.CancelledError:
             self.placement.ended(request.id)  # it may have been let in at the same moment
             raise
+        finally:
+            self._queued_steps -= steps
 
     def _saw(self, ticket: Ticket, work: RequestWork, event: Event) -> None:
         work.saw(event)
@@ -260,13 +288,13 @@ class Router:
 
     def _bundle(self, tickets: list[Ticket]) -> None:
         """All that are let in at this moment."""
-        self._batcher.bundle([(ticket.request, ticket.work) for ticket in tickets], self.placement.replicas)
+        wanted = [(ticket.request, ticket.work) for ticket in tickets]
+        for bundle in self._batcher.bundle(wanted, self.placement.replicas):
+            for request in bundle.requests:
+                self._journeys[request.id].sees(bundle.replica, bundle.cached_tokens)
 
     def _decided(self, ticket: Ticket) -> None:
-        outcome = ticket.outcome
-        self._recorder.add(ADMISSIONS, model=self._model, outcome=str(outcome))
-        if outcome is Outcome.ADMITTED:
-            self._recorder.observe(QUEUE_SECONDS, ticket.waited_s, model=self._model)
+        self._journeys[ticket.request.id].decided(ticket)
 
     def _set_capacity(self) -> None:
         mine = share(self.placement.capacity, self._demands, self._ingress)

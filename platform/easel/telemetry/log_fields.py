@@ -20,6 +20,7 @@ LOG_FIELDS: tuple[LogField, ...] = (
     LogField("logger", "The part of Easel that says so."),
     LogField("request_id", "As in the X-Request-Id header."),
     LogField("trace_id", "W3C trace id: the client's, or ours where traces are exported."),
+    LogField("call", "Id of the answer, as in its body: what an engine knows a call by."),
     LogField("method", "HTTP method."),
     LogField("route", "Path template."),
     LogField("status", "HTTP status sent."),

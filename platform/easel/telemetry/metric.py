@@ -33,7 +33,9 @@ TOKEN_BUCKETS = (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 26.0, 32.
 NAT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Nats, mean over a canvas. 0.005 is DiffusionGemma's threshold of confidence."""
 
-_UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "nats": "nat"}
+_UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
+_SPELT_OUT = ("seconds", "bytes")
+"""Units that a collector puts behind a name again, whatever kind of metric it is."""
 
 
 class Kind(StrEnum):
@@ -67,7 +69,8 @@ class Metric:
         `name` of it again."""
         if self.otel:
             return self.otel
-        return self.name.removesuffix("_total").removesuffix(f"_{self.unit}").replace("_", ".", 1)
+        name = self.name.removesuffix("_total")
+        return (name.removesuffix(f"_{self.unit}") if self.unit in _SPELT_OUT else name).replace("_", ".", 1)
 
     @property
     def otlp_unit(self) -> str:

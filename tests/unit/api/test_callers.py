@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from easel.api.callers import duration
 from easel.router.limits import Limiter
+from easel.telemetry.logs import fields_of
 from easel.telemetry.names import KEY_REFUSALS, KEY_REQUESTS, KEY_STEPS, KEY_TOKENS, KEY_WORK
 from tests.unit.api.edge import Edge, Stream, edge, until
 from tests.unit.api.test_keys import sha256, write
@@ -193,7 +193,7 @@ async def test_the_log_names_the_key_and_never_shows_it(
     caplog.set_level("INFO", "easel.access")
     async with guarded(checkpoint, tmp_path) as (made, _):
         await post(made)
-        assert json.loads(caplog.records[-1].message)["key"] == "good-id"
+        assert fields_of(caplog.records[-1])["key"] == "good-id"
         assert "Bearer" not in caplog.text
 
 

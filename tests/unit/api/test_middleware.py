@@ -16,8 +16,10 @@ from easel.api.middleware import BodyLimit, RequestLog
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
 from easel.protocol import GenerationRequest
+from easel.telemetry.logs import JsonLines
 from easel.telemetry.names import FIRST_CANVAS_SECONDS, LOG_FIELDS, REQUEST_SECONDS, REQUESTS
 from easel.telemetry.recorder import MemoryRecorder
+from easel.telemetry.tracing import NullTracer
 from tests.unit.api.edge import EngineBackend, Stream, edge, saying, served
 
 SECRET = "a secret of ours"
@@ -42,7 +44,7 @@ class Broken(EngineBackend):
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [json.loads(record.message) for record in caplog.records if record.name == "easel.access"]
+    return [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "easel.access"]
 
 
 async def test_the_clients_request_id_comes_back_and_a_missing_or_odd_one_is_replaced(checkpoint: Path) -> None:
@@ -68,7 +70,14 @@ async def test_one_json_line_for_each_request_with_known_fields_only(
     seconds, stamp = first.pop("seconds"), first.pop("ts")
     assert seconds > 0
     assert stamp > 0
+    assert first.pop("call").startswith("cmpl-")
     assert first == {
+        "logger": "easel.access",
+        "tier": "balanced",
+        "prompt_tokens": 13,
+        "output_tokens": 1,
+        "canvases": 1,
+        "denoising_steps": 48,
         "level": "INFO",
         "event": "request",
         "request_id": "mine-1",
@@ -96,7 +105,10 @@ async def test_metrics_count_a_broken_stream_by_its_error(checkpoint: Path) -> N
         assert e.recorder.total(REQUESTS, model="none", route=route, code="model_not_found") == 1
         await e.complete(max_tokens=10**6)
         assert e.recorder.total(REQUESTS, model="easel", route=route, code="context_length_exceeded") == 1
-        assert len(e.recorder.values[FIRST_CANVAS_SECONDS.name, (("model", "easel"),)]) == 2
+        assert (
+            len(e.recorder.values[FIRST_CANVAS_SECONDS.name, (("model", "easel"), ("operation", "text_completion"))])
+            == 2
+        )
         assert e.recorder.total(REQUEST_SECONDS) > 0
 
 
@@ -232,7 +244,7 @@ async def test_whatever_comes_out_of_the_application_is_counted(
 
     recorder = MemoryRecorder()
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    call = RequestLog(app, recorder)(scope, receive, send)
+    call = RequestLog(app, recorder, NullTracer(), "easel")(scope, receive, send)
     if raised:
         with pytest.raises(ZeroDivisionError):
             await call
@@ -250,5 +262,7 @@ async def test_other_protocols_pass_through() -> None:
         seen.append(scope["type"])
 
     nothing: Any = None
-    await RequestLog(BodyLimit(app, 10), MemoryRecorder())({"type": "lifespan"}, nothing, nothing)
+    await RequestLog(BodyLimit(app, 10), MemoryRecorder(), NullTracer(), "easel")(
+        {"type": "lifespan"}, nothing, nothing
+    )
     assert seen == ["lifespan"]

@@ -54,7 +54,7 @@ def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: made)
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(autoscaling, "READ_PERIOD_S", 0.005)
-    monkeypatch.setattr(WorkPolicy, "_export", lambda self, application, decision: None)
+    monkeypatch.setattr(WorkPolicy, "_export", lambda self, application, decision, targets: None)
     return made
 
 

@@ -18,6 +18,7 @@ from easel.rayserve import replica as module
 from easel.rayserve.replica import EngineReplica
 from easel.settings import ModelSettings
 from easel.telemetry import names
+from easel.telemetry.engine_account import EngineAccount
 from easel.telemetry.recorder import MemoryRecorder
 
 LONG = GenerationRequest("long", (1, 2), 100_000)
@@ -47,7 +48,8 @@ async def recorder() -> MemoryRecorder:
 @pytest.fixture
 async def replica(engine: Patient, recorder: MemoryRecorder) -> AsyncIterator[EngineReplica]:
     made = object.__new__(EngineReplica)
-    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, recorder, 5.0)
+    account = EngineAccount("easel", recorder)
+    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, account, 5.0)
     yield made
     await made.close()
 
@@ -149,7 +151,7 @@ async def test_exports_gauges_and_what_was_added_to_counters(
     for total in (10.0, 10.0, 25.0):
         counters = {names.STEPS.name: total + 1000, names.PREEMPTIONS.name: 0.0}
         engine.override = {"counters": counters, "kv_pools": (pool,), "remaining_work": 7.5}
-        replica._record(engine.stats())
+        replica._statistics.export(engine.stats(), time.time())
     assert recorder.total(names.STEPS, model="easel") == 1025.0
     assert recorder.values[names.KV_BLOCKS_FREE.name, (("model", "easel"), ("pool", "full"))] == [3, 3, 3]
     assert recorder.total(names.REMAINING_WORK) == 22.5

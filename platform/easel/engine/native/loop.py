@@ -17,12 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from easel.engine.native.assembly import Parts
-from easel.engine.native.scheduler import Told
+from easel.engine.native.scheduler import Scheduler, Told
 from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
 from easel.errors import EngineFailed, EngineStopped
 from easel.protocol import GROUP_ROWS, EngineLimits, EngineState, EngineStats, Failed, Finished, KvPool
-from easel.telemetry.names import PREEMPTIONS, STEPS
+from easel.telemetry.names import PREEMPTIONS, PREFIX_ASKED, PREFIX_FOUND, STEPS
+from easel.telemetry.step_tally import StepTally
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class StepLoop:
         self._clock = clock
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._timer = StepTimer()
-        self._steps = 0
+        self._tally = StepTally()
         self._stopping = False
         self._running: dict[str, Sequence] = {}
         self._snapshot = EngineStats(EngineState.LOADING, clock())
@@ -79,7 +80,12 @@ class StepLoop:
     @property
     def snapshot(self) -> EngineStats:
         """As of the last turn. Its `state` is not the loop's to know."""
-        return replace(self._snapshot, waiting=self._snapshot.waiting + self._orders.qsize())
+        return replace(
+            self._snapshot,
+            waiting=self._snapshot.waiting + self._orders.qsize(),
+            steps=self._tally.steps,
+            denoised=self._tally.denoised,
+        )
 
     def start(self) -> None:
         """Start the thread, which loads the model first and says so through `ready`."""
@@ -154,10 +160,14 @@ class StepLoop:
         self._tell(parts, told)
         if not plan:
             return
+        expected = self._timer.model.seconds(plan.groups)
         timer = time.perf_counter()
         results = parts.runner.run(plan)
-        self._timer.took(plan.groups, time.perf_counter() - timer)
-        self._steps += 1
+        seconds = time.perf_counter() - timer
+        self._timer.took(plan.groups, seconds)
+        self._tally.took(seconds, expected, plan.groups, len(plan.denoises), scheduler.limits.slots)
+        for sequence, result in results.items():
+            self._tally.canvas(sequence.step + 1, result.entropies, result.accepted)
         ahead = self._timer.model.seconds(plan.groups)
         self._tell(parts, scheduler.advance(plan, results, began, self._clock(), ahead))
 
@@ -195,6 +205,15 @@ class StepLoop:
                 for pool in scheduler.kv.pools
             ),
             prefix_digest=() if scheduler.prefixes is None else scheduler.prefixes.digest,
-            counters={STEPS.name: float(self._steps), PREEMPTIONS.name: float(scheduler.preemptions)},
+            counters=self._counters(scheduler),
             last_step_at=now,
         )
+
+    def _counters(self, scheduler: Scheduler) -> dict[str, float]:
+        totals = {STEPS.name: float(self._tally.count), PREEMPTIONS.name: float(scheduler.preemptions)}
+        if scheduler.prefixes is not None:
+            totals |= {
+                PREFIX_ASKED.name: float(scheduler.prefixes.asked),
+                PREFIX_FOUND.name: float(scheduler.prefixes.found),
+            }
+        return totals

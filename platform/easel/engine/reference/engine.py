@@ -39,6 +39,7 @@ from easel.protocol import (
 )
 from easel.settings import EngineSettings
 from easel.telemetry.names import STEPS
+from easel.telemetry.step_tally import StepTally
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ class ReferenceEngine:
         self._running: _Job | None = None
         self._arrivals = 0
         self._timer = StepTimer()
-        self._steps = self._canvases = 0
+        self._tally = StepTally()
+        self._canvases = 0
         self._last_step_at = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="easel-reference")
         self._arrived, self._ended = asyncio.Event(), asyncio.Event()
@@ -122,7 +124,7 @@ class ReferenceEngine:
     def stats(self) -> EngineStats:
         """See the protocol."""
         now = time.time()
-        steps = self._steps / self._canvases if self._canvases else STEPS_A_CANVAS
+        steps = self._tally.count / self._canvases if self._canvases else STEPS_A_CANVAS
         return EngineStats(
             state=self._state,
             taken_at=now,
@@ -131,7 +133,9 @@ class ReferenceEngine:
             waiting=len(self._jobs) - int(self._running is not None),
             remaining_work=sum(job.sequence.remaining_work(steps) for job in self._jobs.values()),
             step_time=self._timer.model,
-            counters={STEPS.name: float(self._steps)},
+            counters={STEPS.name: float(self._tally.count)},
+            steps=self._tally.steps,
+            denoised=self._tally.denoised,
             last_step_at=now if self._running is None else self._last_step_at,
             failure=self._failure,
         )
@@ -242,9 +246,12 @@ class ReferenceEngine:
         return self._turning.get_loop()
 
     def _stepped(self, sequence: Sequence, seconds: float) -> None:
-        self._steps += 1
+        groups = sequence.rules.canvas_length / GROUP_ROWS
+        self._tally.took(seconds, self._timer.model.seconds(groups), groups, 1, 1)
+        if sequence.last is not None:
+            self._tally.canvas(sequence.step, sequence.last.entropies, sequence.last.accepted)
         self._last_step_at = time.time()
-        self._timer.took(sequence.rules.canvas_length / GROUP_ROWS, seconds)
+        self._timer.took(groups, seconds)
 
     def _end(self, job: _Job, last: Event) -> None:
         job.mailbox.put(last)
