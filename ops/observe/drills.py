@@ -52,9 +52,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Drill:
-    """One fault and the alert that must come of it."""
+    """One fault and the alerts that must come of it."""
 
-    alert: str
+    alerts: tuple[str, ...]
     what: str
     """The fault, for the reader."""
     cause: Callable[[Scene], AbstractContextManager[None]]
@@ -63,8 +63,6 @@ class Drill:
     import_path: str = FAULTY
     clients: int = 2
     """Of the load that runs all the time."""
-    mended: bool = True
-    """Whether the alert must end after the block."""
 
 
 def fake(**deployment: Any) -> Callable[[Path], ServeSettings]:
@@ -201,21 +199,22 @@ def kv(folder: Path) -> ServeSettings:
 
 
 DRILLS: tuple[Drill, ...] = (
-    Drill("EaselAvailabilityBurn", "every request fails in the engine", telling("fail"), fake()),
-    Drill("EaselFirstCanvasBurn", "four times as many clients as slots", flood, fake()),
-    Drill("EaselQueueNotDraining", "four times as many clients as slots", flood, fake()),
-    Drill("EaselAutoscalerPinned", "the same, and one replica is all there may be", flood, fake()),
-    Drill("EaselStepTimeRegression", "something holds up the engine's loop", telling("drag"), fake()),
-    Drill("EaselCanvasesNotConverging", "no canvas converges", telling("capped"), fake()),
-    Drill("EaselSlotsLeaking", "seats of clients that left are not given back", leaving, fake()),
-    Drill("EaselEnginesDying", "the engine's process dies again and again", dying, fake()),
-    Drill("EaselEngineStuck", "the engine's loop stops turning", telling("freeze"), fake()),
-    Drill("EaselReplicasUnready", "two replicas are wanted that fit on no machine", no_room, fake()),
+    Drill(("EaselAvailabilityBurn",), "every request fails in the engine", telling("fail"), fake()),
     Drill(
-        "EaselKvExhausted", "answers need more KV blocks than there are", long_answers, kv, "easel.rayserve.app:build"
+        ("EaselQueueNotDraining", "EaselFirstCanvasBurn", "EaselAutoscalerPinned"),
+        "four times as many clients as slots, and one replica is all there may be",
+        flood,
+        fake(),
     ),
-    Drill("EaselIngressSaturated", "sixty streams with pictures through one ingress", busy_ingress, fake()),
-    Drill("EaselScalingBlind", "the work-reporting actor hangs", stopped("ray::WorkLedger"), fake()),
-    Drill("EaselTelemetryGone", "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), fake()),
+    Drill(("EaselStepTimeRegression",), "something holds up the engine's loop", telling("drag"), fake()),
+    Drill(("EaselCanvasesNotConverging",), "no canvas converges", telling("capped"), fake()),
+    Drill(("EaselSlotsLeaking",), "seats of clients that left are not given back", leaving, fake()),
+    Drill(("EaselEnginesDying",), "the engine's process dies again and again", dying, fake()),
+    Drill(("EaselEngineStuck",), "the engine's loop stops turning", telling("freeze"), fake()),
+    Drill(("EaselReplicasUnready",), "two replicas are wanted that fit on no machine", no_room, fake()),
+    Drill(("EaselKvExhausted",), "answers need more KV blocks than there are", long_answers, kv, IMPORT_PATH),
+    Drill(("EaselIngressSaturated",), "sixty streams with pictures through one ingress", busy_ingress, fake()),
+    Drill(("EaselScalingBlind",), "the work-reporting actor hangs", stopped("ray::WorkLedger"), fake()),
+    Drill(("EaselTelemetryGone",), "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), fake()),
 )
-BY_ALERT = {drill.alert: drill for drill in DRILLS}
+BY_ALERT = {alert: drill for drill in DRILLS for alert in drill.alerts}

@@ -9,7 +9,10 @@ asked, as Grafana would ask them, and drawn in the dashboard's own order. What a
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,13 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
+from ops.dashboards.pages import PAGES  # noqa: E402
 from ops.dashboards.panel import Dashboard, Panel, for_prometheus  # noqa: E402
-from ops.observe.prometheus import Line, Prometheus  # noqa: E402
+from ops.observe.busy import busy  # noqa: E402
+from ops.observe.prometheus import Line, Prometheus, watching  # noqa: E402
+from ops.observe.watched import native, serving  # noqa: E402
 
+RULES = ROOT / "ops/alerts/easel.rules.yaml"
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, WIDTH, HEIGHT = 3, 5.2, 2.7
 """Panels beside each other, inches of each."""
@@ -62,8 +69,8 @@ SHOWN: dict[str, Callable[[float], str]] = {
 """How a value of a unit is written; plainly where the unit is not here."""
 
 
-def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, about: str, window: str) -> Figure:
-    """A dashboard from `start` to `end` (Unix seconds), `about` telling what was going on."""
+def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, window: str) -> Figure:
+    """A dashboard from `start` to `end` (Unix seconds), rates over `window`."""
     heads = [(row.title, -(-len(row.panels) // COLUMNS)) for row in board.rows]
     ratios = [ratio for _, lines in heads for ratio in (0.16, *[1.0] * lines)]
     figure = plt.figure(figsize=(COLUMNS * WIDTH, HEIGHT * sum(ratios) + 0.9), facecolor=PAPER)
@@ -80,9 +87,7 @@ def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, abo
         bottom=0.03,
     )
     figure.text(0.012, 1 - 0.3 / figure.get_figheight(), board.title, color=INK, fontsize=17, va="center")
-    figure.text(
-        0.012, 1 - 0.6 / figure.get_figheight(), f"{board.about}  {about}", color=FAINT, fontsize=10, va="center"
-    )
+    figure.text(0.012, 1 - 0.6 / figure.get_figheight(), board.about, color=FAINT, fontsize=10, va="center")
     at = 0
     for row in board.rows:
         head = figure.add_subplot(grid[at, :])
@@ -97,9 +102,10 @@ def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, abo
 
 
 def _lines(panel: Panel, prometheus: Prometheus, start: float, end: float, window: str) -> list[tuple[str, Line]]:
-    found = []
+    found, step = [], max(1.0, (end - start) / 240)
     for query in panel.queries:
-        for line in prometheus.over(for_prometheus(query.expr, window), start, end, max(1.0, (end - start) / 240)):
+        expr = for_prometheus(query.expr, window, f"{end - start:.0f}s")
+        for line in prometheus.over(expr, start, end, step):
             name = query.legend
             for label, value in line.labels.items():
                 name = name.replace("{{" + label + "}}", value)
@@ -149,3 +155,30 @@ def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float
     )
     for text in legend.get_texts():
         text.set_color(FAINT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180.0, help="how long the load lasts")
+    parser.add_argument("--into", type=Path, default=IMAGES, help="folder of the pictures")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "prometheus").mkdir()
+        with (
+            serving(native(folder)) as local,
+            watching(local.session, folder / "prometheus", RULES.read_text()) as prometheus,
+        ):
+            start = time.time()
+            with busy(local, folder, asked.seconds):
+                end = time.time()
+                for uid, board in PAGES.items():
+                    figure = draw(board, prometheus, start, end, "20s")
+                    file = asked.into / f"dashboards-{uid.removeprefix('easel-')}.png"
+                    figure.savefig(file, dpi=72, facecolor=PAPER)
+                    plt.close(figure)
+                    print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    main()

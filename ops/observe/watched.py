@@ -46,6 +46,7 @@ def native(folder: Path, keys: bool = True) -> ServeSettings:
                 "models": {"default": {"checkpoint": "embedded:tiny", "engine": engine}},
                 "api": {"keys_file": str(write_keys(folder)) if keys else None},
                 "router": {"queue_timeout_s": 20},
+                "telemetry": {"gpu_hour_price": 2.5},
             },
             "deployments": {
                 "engine": {
