@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from easel.rayserve import processes
+from easel.rayserve.config import IMPORT_PATH
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings, parse
 from ops.observe.load import Mixed
