@@ -199,23 +199,24 @@ def kv(folder: Path) -> ServeSettings:
     return native(folder, keys=False)
 
 
+FAKE = fake()
 DRILLS: tuple[Drill, ...] = (
-    Drill(("EaselAvailabilityBurn",), "every request fails in the engine", telling("fail"), fake()),
+    Drill(("EaselAvailabilityBurn",), "every request fails in the engine", telling("fail"), FAKE),
     Drill(
         ("EaselQueueNotDraining", "EaselFirstCanvasBurn", "EaselAutoscalerPinned"),
         "four times as many clients as slots, and one replica is all there may be",
         flood,
-        fake(),
+        FAKE,
     ),
-    Drill(("EaselStepTimeRegression",), "something holds up the engine's loop", telling("drag"), fake()),
-    Drill(("EaselCanvasesNotConverging",), "no canvas converges", telling("capped"), fake()),
-    Drill(("EaselSlotsLeaking",), "seats of clients that left are not given back", leaving, fake()),
-    Drill(("EaselEnginesDying",), "the engine's process dies again and again", dying, fake()),
-    Drill(("EaselEngineStuck",), "the engine's loop stops turning", telling("freeze"), fake()),
-    Drill(("EaselReplicasUnready",), "two replicas are wanted that fit on no machine", no_room, fake()),
+    Drill(("EaselStepTimeRegression",), "something holds up the engine's loop", telling("drag"), FAKE),
+    Drill(("EaselCanvasesNotConverging",), "no canvas converges", telling("capped"), FAKE),
+    Drill(("EaselSlotsLeaking",), "seats of clients that left are not given back", leaving, FAKE),
+    Drill(("EaselEnginesDying",), "the engine's process dies again and again", dying, FAKE),
+    Drill(("EaselEngineStuck",), "the engine's loop stops turning", telling("freeze"), FAKE),
+    Drill(("EaselReplicasUnready",), "two replicas are wanted that fit on no machine", no_room, FAKE),
     Drill(("EaselKvExhausted",), "answers need more KV blocks than there are", long_answers, kv, IMPORT_PATH),
-    Drill(("EaselIngressSaturated",), "sixty streams with pictures through one ingress", busy_ingress, fake()),
-    Drill(("EaselScalingBlind",), "the work-reporting actor hangs", stopped("ray::WorkLedger"), fake()),
-    Drill(("EaselTelemetryGone",), "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), fake()),
+    Drill(("EaselIngressSaturated",), "sixty streams with pictures through one ingress", busy_ingress, FAKE),
+    Drill(("EaselScalingBlind",), "the work-reporting actor hangs", stopped("ray::WorkLedger"), FAKE),
+    Drill(("EaselTelemetryGone",), "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), FAKE),
 )
 BY_ALERT = {alert: drill for drill in DRILLS for alert in drill.alerts}
