@@ -142,7 +142,7 @@ def main() -> None:
     unknown = sorted(set(asked.alerts) - set(BY_ALERT) - {"all"})
     if unknown:
         parser.error(f"no drill for {', '.join(unknown)}")
-    drills = DRILLS if "all" in asked.alerts else tuple(dict.fromkeys(BY_ALERT[alert] for alert in asked.alerts))
+    drills = [drill for drill in DRILLS if {"all", *drill.alerts} & set(asked.alerts)]
     print(f"Durations in the rules divided by {asked.sooner:g}; scraped every second.\n")
     failed: list[str] = []
     for _, alike in groupby(drills, key=lambda drill: (id(drill.settings), drill.import_path)):

@@ -214,9 +214,9 @@ DRILLS: tuple[Drill, ...] = (
     Drill(("EaselEnginesDying",), "the engine's process dies again and again", dying, FAKE),
     Drill(("EaselEngineStuck",), "the engine's loop stops turning", telling("freeze"), FAKE),
     Drill(("EaselReplicasUnready",), "two replicas are wanted that fit on no machine", no_room, FAKE),
-    Drill(("EaselKvExhausted",), "answers need more KV blocks than there are", long_answers, kv, IMPORT_PATH),
     Drill(("EaselIngressSaturated",), "sixty streams with pictures through one ingress", busy_ingress, FAKE),
     Drill(("EaselScalingBlind",), "the work-reporting actor hangs", stopped("ray::WorkLedger"), FAKE),
     Drill(("EaselTelemetryGone",), "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), FAKE),
+    Drill(("EaselKvExhausted",), "answers need more KV blocks than there are", long_answers, kv, IMPORT_PATH),
 )
 BY_ALERT = {alert: drill for drill in DRILLS for alert in drill.alerts}
