@@ -162,6 +162,7 @@ RETRIES = Metric(
     "Requests whose replica died under them, by what became of them: `retry` (again elsewhere, unseen by the client), "
     "`fail` (part of the answer was sent), `quarantine` (the second time).",
     ("model", "verdict"),
+    needs="an engine that died",
 )
 
 # Scaling: emitted where deployments.engine.autoscaling is set

@@ -74,10 +74,10 @@ async def test_one_json_line_for_each_request_with_known_fields_only(
     assert first == {
         "logger": "easel.access",
         "tier": "balanced",
-        "prompt_tokens": 13,
+        "prompt_tokens": 14,
         "output_tokens": 1,
         "canvases": 1,
-        "denoising_steps": 48,
+        "denoising_steps": 2,
         "level": "INFO",
         "event": "request",
         "request_id": "mine-1",
