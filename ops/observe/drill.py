@@ -103,7 +103,7 @@ def _fault(drill: Drill, local: Local, prometheus: Prometheus, patience_s: float
     variables = {
         "EASEL": local.session.url,
         "PROMETHEUS": prometheus.url,
-        "LOGS": str(local.session.logs / "serve"),
+        "LOGS": str(local.session.logs),
         "DASHBOARD": f"http://127.0.0.1:{local.session.ports.dashboard}",
         "TOKEN_FILE": str(local.session.token_file),
     }
