@@ -94,6 +94,7 @@ RAY_SERVICE = block(
     serveService=block(("spec",), metadata=block(labels=TEXTS, annotations=TEXTS), spec=block(("type",), type=TEXT)),
     rayClusterConfig=RAY_CLUSTER,
 )
+RELABELINGS = rows(block(("targetLabel",), sourceLabels=rows(TEXT), regex=TEXT, targetLabel=TEXT, replacement=TEXT))
 POD_MONITOR = block(
     ("selector", "podMetricsEndpoints"),
     jobLabel=TEXT,
@@ -103,7 +104,8 @@ POD_MONITOR = block(
             ("port",),
             port=TEXT,
             interval={"type": "string", "pattern": r"^([0-9]+(s|m|h))+$"},
-            relabelings=rows(block(("targetLabel",), sourceLabels=rows(TEXT), targetLabel=TEXT)),
+            relabelings=RELABELINGS,
+            metricRelabelings=RELABELINGS,
         )
     ),
 )

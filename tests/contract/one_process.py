@@ -93,6 +93,7 @@ async def one_process(settings: AppSettings, ingress: Telemetry, engine: Telemet
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge", timeout=60) as client:
             yield OneProcess(client, replica._engine, replica, router, card.name)
     finally:
-        reporting.cancel()
-        await asyncio.gather(reporting, return_exceptions=True)
+        while not reporting.done():  # Python 3.11's wait_for, in it, sometimes swallows a cancellation
+            reporting.cancel()
+            await asyncio.sleep(0.001)
         await replica.close()
