@@ -232,7 +232,7 @@ class FakeEngine:
         if limits.slots is not None:
             self._slots = limits.slots
         if limits.max_denoising_steps is not None:
-            self._step_cap = limits.max_denoising_steps
+            self._step_cap = min(limits.max_denoising_steps, STEP_CAP)  # as a checkpoint's own cap bounds any other
 
     async def drain(self) -> None:
         self._state = EngineState.DRAINING

@@ -7,11 +7,16 @@ Ray prefixes every name with `ray_` and adds the labels `deployment`, `replica` 
 `easel_slots` is scraped as `ray_easel_slots{deployment="engine",replica="...",model="..."}`. It ends a counter's name
 in `_total` where it does not yet end so. It allows no colon, so `vllm:num_requests_running` is
 `ray_vllm_num_requests_running`; the chart's PodMonitor gives it its own name back.
+
+Ray forgets a gauge that is not set again within two of its report intervals (20 s, unless told otherwise), so that a
+dead process leaves nothing behind. A gauge that rarely changes is alive all the same: a thread sets each of them again.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from typing import Any
 
 from ray.serve import metrics
@@ -23,6 +28,9 @@ logger = logging.getLogger("easel.telemetry")
 VLLM_LABELS = {"model": "model_name", "reason": "finished_reason"}
 """What vLLM calls those of our labels that it has. Without the others its numbers are sums over them."""
 
+REPEAT_S = 1.0
+"""Between two settings of every gauge. Ray takes a value up once a second at most."""
+
 
 class RayRecorder:
     """A `Recorder` for one replica. Thread-safe, as Ray's metrics are; never raises: a mistake is logged once."""
@@ -30,6 +38,10 @@ class RayRecorder:
     def __init__(self) -> None:
         self._made: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._broken: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[str, ...]], tuple[Metric, float, dict[str, str]]] = {}
+        self._setting = threading.Lock()
+        """So that a value that is repeated is the last."""
+        self._repeating = False
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
         """Raise a counter. Ray refuses 0, so nothing happens for it."""
@@ -38,7 +50,18 @@ class RayRecorder:
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._record(metric, "set", value, labels)
+        with self._setting:
+            self._gauges[metric.name, tuple(labels.values())] = (metric, value, labels)
+            self._record(metric, "set", value, labels)
+            if not self._repeating:
+                self._repeating = True
+                threading.Thread(target=_repeat, args=(weakref.ref(self),), daemon=True, name="easel-gauges").start()
+
+    def repeat(self) -> None:
+        """Set every gauge to what it is."""
+        with self._setting:
+            for metric, value, labels in self._gauges.values():
+                self._record(metric, "set", value, labels)
 
     def observe(self, metric: Metric, value: float, exemplar: str | None = None, /, **labels: str) -> None:
         """Put one value into a histogram. Ray's exporter has no exemplars."""
@@ -59,6 +82,17 @@ class RayRecorder:
             if metric.name not in self._broken:
                 self._broken.add(metric.name)
                 logger.exception("metric %s cannot be recorded", metric.name)
+
+
+def _repeat(recorder: weakref.ref[RayRecorder]) -> None:
+    """Until the recorder is gone: nothing tells it of its end."""
+    pause = threading.Event()
+    while not pause.wait(REPEAT_S):
+        here = recorder()
+        if here is None:
+            return
+        here.repeat()
+        del here
 
 
 def _others(metric: Metric) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -111,7 +112,7 @@ async def test_cancel_ends_with_that_reason(engine: FakeEngine) -> None:
 
 async def test_a_deadline_commits_the_best_so_far(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(fake, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(fake, "time", SimpleNamespace(time=lambda: now[0], perf_counter=time.perf_counter))
     events = []
     async for event in engine.generate(request(max_tokens=100_000, denoising=Denoising(deadline_at=2000.0))):
         events.append(event)
@@ -142,6 +143,16 @@ async def test_limits_change_while_it_runs(engine: FakeEngine) -> None:
     committed = [event for event in events if isinstance(event, CanvasCommitted)]
     assert {(event.steps, event.stop) for event in committed} == {(3, CanvasStop.STEP_CAP)}
     assert engine.stats().slots == 1
+
+
+async def test_without_a_bound_a_canvas_at_the_checkpoints_cap_is_at_the_cap() -> None:
+    """`None` in the settings reaches engines as a bound that nothing reaches."""
+    engine = FakeEngine(step_s=0.0, canvas_length=16, script=Script(steps=lambda wanted, canvas: fake.STEP_CAP))
+    await engine.start()
+    await engine.reconfigure(EngineLimits(max_denoising_steps=1024))
+    committed = [event for event in await collect(engine, request()) if isinstance(event, CanvasCommitted)]
+    assert {event.stop for event in committed} == {CanvasStop.STEP_CAP}
+    await engine.stop()
 
 
 async def test_a_scripted_failure_fails_that_request_alone() -> None:
