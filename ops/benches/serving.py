@@ -97,10 +97,11 @@ class Answer:
 
 
 class Client:
-    """One keep-alive connection."""
+    """One keep-alive connection. `prefix`: of the application's routes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, prefix: str = "") -> None:
         self._port = port
+        self._prefix = prefix.encode()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: dict[str, Any]) -> Answer:
@@ -116,7 +117,7 @@ class Client:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         reader, writer = self._streams
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(raw)
+        head = b"POST %s/v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (self._prefix, len(raw))
         writer.write(head + raw)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
         first = time.perf_counter() - began
@@ -149,13 +150,13 @@ def percentile(values: list[float], part: float) -> float | None:
     return round(found[min(len(found) - 1, int(part * len(found)))], 4) if found else None
 
 
-async def closed_loop(port: int, clients: int, seconds: float, body: Any) -> list[Answer]:
+async def closed_loop(port: int, clients: int, seconds: float, body: Any, prefix: str = "") -> list[Answer]:
     """So many clients, each asking again when it has its answer. `body(i)` makes the i-th request."""
     until, answers, count = time.perf_counter() + seconds, [], 0
 
     async def one() -> None:
         nonlocal count
-        client = Client(port)
+        client = Client(port, prefix)
         while time.perf_counter() < until:
             count += 1
             answers.append(await client.post(body(count)))

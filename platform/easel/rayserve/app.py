@@ -19,11 +19,10 @@ from easel.protocol import Engine
 from easel.rayserve.config import ENGINE, INGRESS
 from easel.rayserve.ingress import Ingress
 from easel.rayserve.loopback import keep_on_loopback
-from easel.rayserve.metrics import RayRecorder
+from easel.rayserve.metrics import Start, start
 from easel.rayserve.replica import STUCK_AFTER_S, EngineReplica
 from easel.settings import AppSettings, ModelSettings, parse
 from easel.settings_telemetry import TelemetrySettings
-from easel.telemetry import setup
 from easel.telemetry.engine_account import EngineAccount
 
 LEAVE_AFTER_S = 1.0
@@ -40,10 +39,11 @@ class ServedEngine(EngineReplica):
         make_engine: Callable[[ModelSettings], Engine],
         stuck_after_s: float,
         telemetry: TelemetrySettings,
+        start: Start,
     ) -> None:
         keep_on_loopback()
         replica = serve.get_replica_context().replica_id.unique_id
-        self._telemetry = setup.start(telemetry, RayRecorder(), "engine", replica)
+        self._telemetry = start(telemetry, "engine", replica)
         account = EngineAccount(
             name,
             self._telemetry.recorder,
@@ -81,10 +81,11 @@ def application(
     settings: AppSettings,
     make_engine: Callable[[ModelSettings], Engine] = make_engine,
     stuck_after_s: float = STUCK_AFTER_S,
+    start: Start = start,
 ) -> Application:
-    """The same from checked settings; tests bring engines of their own."""
+    """The same from checked settings; tests bring engines, and benches telemetry, of their own."""
     engine = serve.deployment(name=ENGINE)(ServedEngine).bind(
-        settings.model.names[0], settings.model, make_engine, stuck_after_s, settings.telemetry
+        settings.model.names[0], settings.model, make_engine, stuck_after_s, settings.telemetry, start
     )
     ingress = serve.deployment(name=INGRESS)(serve.ingress()(Ingress))
-    return ingress.bind(settings, engine)
+    return ingress.bind(settings, engine, start)

@@ -22,7 +22,7 @@ from easel.rayserve.backend import EngineHandle
 from easel.rayserve.config import ENGINE, LOG_LEVEL
 from easel.rayserve.ledger import find_or_start
 from easel.rayserve.loopback import keep_on_loopback
-from easel.rayserve.metrics import RayRecorder
+from easel.rayserve.metrics import Start
 from easel.rayserve.reporting import Reporter
 from easel.rayserve.request_id import LeaveRequestIdToServe
 from easel.rayserve.slow_readers import keep_buffers_small
@@ -57,9 +57,9 @@ class RoutedBackend:
 
 
 class Ingress:
-    """`engine` is Serve's handle to the engine deployment."""
+    """`engine` is Serve's handle to the engine deployment; `start` begins the replica's telemetry."""
 
-    def __init__(self, settings: AppSettings, engine: Any) -> None:
+    def __init__(self, settings: AppSettings, engine: Any, start: Start) -> None:
         keep_on_loopback()
         keep_buffers_small()
         self._settings = settings
@@ -67,13 +67,14 @@ class Ingress:
         self._backend: RoutedBackend | None = None
         self._reporter: Reporter | None = None
         self._reporting: asyncio.Task[None] | None = None
+        self._start = start
         self._telemetry = setup.Telemetry()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls this once, in the replica: an application holds tokenizers and clients that do not travel."""
         context, settings = serve.get_replica_context(), self._settings
         replica = context.replica_id.unique_id
-        self._telemetry = setup.start(settings.telemetry, RayRecorder(), "ingress", replica)
+        self._telemetry = self._start(settings.telemetry, "ingress", replica)
         recorder, tracer = self._telemetry.recorder, self._telemetry.tracer
         watch = ReplicaWatch(partial(count_running, context.app_name, ENGINE))
         # The handle's router asks ours from its first message on, so ours is there first.

@@ -17,10 +17,13 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from ray.serve import metrics
 
+from easel.settings_telemetry import TelemetrySettings
+from easel.telemetry import setup
 from easel.telemetry.names import Kind, Metric
 
 logger = logging.getLogger("easel.telemetry")
@@ -93,6 +96,15 @@ def _repeat(recorder: weakref.ref[RayRecorder]) -> None:
             return
         here.repeat()
         del here
+
+
+def start(settings: TelemetrySettings, part: setup.Part, instance: str) -> setup.Telemetry:
+    """Telemetry of a replica with that id."""
+    return setup.start(settings, RayRecorder(), part, instance)
+
+
+Start = Callable[[TelemetrySettings, setup.Part, str], setup.Telemetry]
+"""What `start` is: whoever builds an application may bring another."""
 
 
 def _others(metric: Metric) -> tuple[Any, ...]:
