@@ -3,7 +3,7 @@
     PATH=$PATH:/where/prometheus/is .venv/bin/python ops/observe/drill.py EaselAvailabilityBurn
     PATH=... .venv/bin/python ops/observe/drill.py all > ops/benches/results/DATE-drills.md
 
-Alerts wait for minutes on purpose. `--sooner N` divides every duration in the rules by N (default 20; 1: as shipped),
+Alerts wait for minutes on purpose. `--sooner N` divides every duration in the rules by N (default 30; 1: as shipped),
 and the output says so. The rules are those of ops/alerts otherwise, the service is real but for its engine, which is
 fake except where the runbook says so.
 """
@@ -34,7 +34,7 @@ RULES = ROOT / "ops/alerts/easel.rules.yaml"
 QUIET_S = 15.0
 """Load without a fault, in which nothing may fire."""
 PATIENCE_S = 150.0
-"""For the alert, and for its end, beyond what its own durations ask for at 20."""
+"""For the alert, and for its end, beyond what its own durations ask for at 30."""
 LOOK_S = 0.5
 
 
@@ -89,7 +89,7 @@ def perform(drills: Sequence[Drill], factor: float) -> list[str]:
                     time.sleep(QUIET_S)
                     before = sorted(name for name, state in Watch(prometheus).look().items() if state == "firing")
                     print(f"- after {QUIET_S:.0f} s of load without it, firing: {', '.join(before) or 'nothing'}")
-                    if not _fault(drill, local, prometheus, PATIENCE_S * max(1.0, 20 / factor)) or (
+                    if not _fault(drill, local, prometheus, PATIENCE_S * max(1.0, 30 / factor)) or (
                         set(before) & set(drill.alerts)
                     ):
                         failed += drill.alerts
@@ -137,7 +137,7 @@ def _show(page: runbooks.Runbook, section: str, variables: dict[str, str]) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("alerts", nargs="+", help=f"all, or some of {', '.join(BY_ALERT)}")
-    parser.add_argument("--sooner", type=float, default=20.0, help="divide every duration in the rules by this")
+    parser.add_argument("--sooner", type=float, default=30.0, help="divide every duration in the rules by this")
     asked = parser.parse_args()
     unknown = sorted(set(asked.alerts) - set(BY_ALERT) - {"all"})
     if unknown:
