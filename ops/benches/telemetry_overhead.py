@@ -21,20 +21,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from statistics import median, quantiles
 from typing import Any
 
 import psutil
-from ray.serve import Application
 from serving import MACHINE, ROOT, closed_loop, serving
 
 from easel.rayserve import processes
-from easel.rayserve.app import application
 from easel.rayserve.local import Local
-from easel.settings import parse
-from easel.settings_telemetry import TelemetrySettings
-from easel.telemetry.setup import Telemetry
 
 ROUNDS, SECONDS = 9, 4.0
 VARIANTS = ("nothing", "default", "all")
@@ -54,16 +48,6 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
 """Engine, and clients."""
 
 
-def silent(settings: TelemetrySettings, part: str, instance: str) -> Telemetry:
-    """Telemetry that goes nowhere."""
-    return Telemetry()
-
-
-def build_silent(args: Mapping[str, object]) -> Application:
-    """The application without any telemetry."""
-    return application(parse({"app": dict(args)}, "args").app, start=silent)
-
-
 def body(number: int) -> dict[str, object]:
     return {"model": "easel", "prompt": f"request {number}", "max_tokens": 256, "seed": number}
 
@@ -73,7 +57,7 @@ def deploy(local: Local, collector: str) -> None:
     before = local.config()
     added = []
     for variant in VARIANTS:
-        path = "ops.benches.telemetry_overhead:build_silent" if variant == "nothing" else "easel.rayserve.app:build"
+        path = "ops.benches.silent_service:build" if variant == "nothing" else "easel.rayserve.app:build"
         one = local.config(path)["applications"][0] | {"name": variant, "route_prefix": f"/{variant}"}
         for deployment in one["deployments"]:
             deployment["ray_actor_options"] = {"num_cpus": 0}

@@ -6,13 +6,11 @@ buckets, and makes its `_sum` of their midpoints (Ray 2.60), so `mean` is as coa
 
 from __future__ import annotations
 
-from easel.errors import ClientGone, ConfigurationError, tree
+from easel.rayserve.beginnings import FAILURES
 from ops.dashboards.panel import Query
 
 MODEL = 'model=~"$model"'
-OUR_FAULT = "|".join(
-    sorted({error.code for error in tree() if error.status >= 500} - {ClientGone.code, ConfigurationError.code})
-)
+OUR_FAULT = "|".join(FAILURES)
 """Codes of calls that the service failed, as a regular expression. The rules in ops/alerts have the same."""
 GENERATION = 'route=~"/v1/(chat/)?completions"'
 """Calls that objectives are about."""

@@ -23,10 +23,11 @@ SEATS = Row(
         Panel(
             "Slots taken by nobody",
             "short",
-            "Seats taken less requests being answered. Never above 0 for long.",
+            "Seats taken, and requests that wait for one, less requests being answered. Never above 0 for long.",
             (
                 Query(
-                    f"{total('easel_slots_busy', 'replica')} - {total('easel_replica_requests', 'replica')}",
+                    f"{total('easel_slots_busy', 'replica')} + {total('easel_engine_waiting', 'replica')} "
+                    f"- {total('easel_replica_requests', 'replica')}",
                     "{{replica}}",
                 ),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -118,7 +119,14 @@ def test_kuberay_is_looked_for_where_there_is_a_cluster(version: str) -> None:
 def test_monitoring_is_made_where_the_cluster_knows_it(version: str) -> None:
     known = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor")
     assert not render(OPEN, version=version).of("PodMonitor")
-    assert len(render(OPEN, *known, version=version).of("PodMonitor")) == 2
+    monitors = render(OPEN, *known, version=version).of("PodMonitor")
+    assert len(monitors) == 2
+    for endpoint in (one for monitor in monitors for one in monitor["spec"]["podMetricsEndpoints"]):
+        [named] = endpoint["metricRelabelings"]
+        metric = re.sub(
+            f"^{named['regex']}$", named["replacement"].replace("$1", r"\1"), "ray_vllm_num_requests_running"
+        )
+        assert metric == "vllm:num_requests_running"
     off = merged(OPEN, {"monitoring": {"podMonitors": {"enabled": False}}})
     assert not render(off, *known, version=version).of("PodMonitor")
 

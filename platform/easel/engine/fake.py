@@ -262,11 +262,12 @@ class FakeEngine:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch, began = list(self._seated), time.perf_counter()
+            batch, began = list(self._seated), asyncio.get_running_loop().time()
             expected = self._step_s + self._step_s_per_canvas * (len(batch) - 1)
             await asyncio.sleep(expected)
             groups = len(batch) * self._canvas_length / GROUP_ROWS
-            self._tally.took(time.perf_counter() - began, expected, groups, len(batch), self._slots)
+            seconds = asyncio.get_running_loop().time() - began
+            self._tally.took(seconds, expected, groups, len(batch), self._slots)
             self._last_step_at = time.time()
             for sequence in batch:
                 if sequence in self._seated:

@@ -17,7 +17,7 @@ from easel.api.app import create_app
 from easel.api.model_card import read_model_card
 from easel.playground.page import mount
 from easel.protocol import Event, GenerationRequest
-from easel.rayserve import switchboard
+from easel.rayserve import beginnings, switchboard
 from easel.rayserve.backend import EngineHandle
 from easel.rayserve.config import ENGINE, LOG_LEVEL
 from easel.rayserve.ledger import find_or_start
@@ -93,6 +93,7 @@ class Ingress:
         switchboard.connect(context.app_name, router, asyncio.get_running_loop())
         handle.append(EngineHandle(self._engine, watch))
         self._backend = RoutedBackend(router, watch)
+        beginnings.of_ingress(recorder, card.name)
         late = partial(recorder.observe, LOOP_LAG_SECONDS, model=card.name)
         self._reporter = Reporter(router, partial(find_or_start, context.app_name), late)
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())

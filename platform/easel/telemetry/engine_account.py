@@ -6,14 +6,18 @@ leave the process.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from easel.protocol import CanvasCommitted, Event, Failed, Finished, GenerationRequest, Preempted, Started
 from easel.telemetry import names, spans
 from easel.telemetry.device_time import DeviceTime
+from easel.telemetry.logs import said
 from easel.telemetry.recorder import NullRecorder, Recorder
-from easel.telemetry.tracing import NullTracer, OpenSpan, Tracer
+from easel.telemetry.tracing import NullTracer, OpenSpan, Tracer, trace_id
+
+logger = logging.getLogger("easel.replica")
 
 HOUR_S = 3600.0
 
@@ -96,6 +100,11 @@ class FollowedRequest:
         """It is over: failed with that code, or given up by who wanted it (None)."""
         if self._ended:
             return
+        if error:
+            request, trace = self._request, self._request.traceparent
+            logger.warning(
+                "request failed", extra=said(call=request.group or None, trace_id=trace_id(trace), code=error)
+            )
         self._count("error" if error else "abort")
         self._close(error)
 

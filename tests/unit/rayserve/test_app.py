@@ -28,7 +28,7 @@ def test_binds_an_ingress_to_an_engine() -> None:
     built: Any = app.build({"models": {"default": {"engine": {"kind": "fake"}}}})
     deployment = built._bound_deployment
     assert deployment.name == INGRESS
-    settings, engine = deployment.init_args
+    settings, engine, _ = deployment.init_args
     assert isinstance(settings, AppSettings)
     assert engine._bound_deployment.name == ENGINE
     assert engine._bound_deployment.init_args[0] == "easel"

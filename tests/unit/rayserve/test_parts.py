@@ -77,6 +77,27 @@ def test_makes_each_metric_once_from_the_table(monkeypatch: pytest.MonkeyPatch) 
     assert histogram.args[2] == list(names.STEP_BUCKETS)
 
 
+def test_what_vllm_has_a_name_for_is_exported_by_it_too_summed_over_what_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Fake.made.clear()
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(ray_metrics, kind, Fake)
+    recorder = RayRecorder()
+    recorder.add(names.OUTPUT_TOKENS, 5, model="m", tenant="acme", tier="fast")
+    recorder.add(names.FINISHED, model="m", reason="length")
+    ours, generated, committed, finished, success = Fake.made
+    assert ours.args[0] == "easel_output_tokens_total"
+    assert [made.args[0] for made in (generated, committed)] == [
+        "vllm_generation_tokens_total",
+        "vllm_diffusion_num_committed_tokens_total",
+    ]
+    assert generated.calls == committed.calls == [(5, {"model_name": "m"})]
+    assert generated.args[2] == ("model_name",)
+    assert finished.args[0] == "easel_finished_requests_total"
+    assert success.calls == [(1.0, {"model_name": "m", "finished_reason": "length"})]
+
+
 def test_a_metric_that_fails_is_logged_once_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise RuntimeError("no")

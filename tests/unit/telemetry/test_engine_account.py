@@ -19,6 +19,7 @@ from easel.protocol import (
 )
 from easel.telemetry import names, spans
 from easel.telemetry.engine_account import EngineAccount
+from easel.telemetry.logs import fields_of
 from easel.telemetry.recorder import MemoryRecorder
 from easel.telemetry.tracing import MemoryTracer
 
@@ -155,6 +156,11 @@ def test_spans_of_a_request(account: EngineAccount, tracer: MemoryTracer) -> Non
     assert replica.error is None
 
 
-def test_the_span_of_a_failure_says_so(account: EngineAccount, tracer: MemoryTracer) -> None:
+def test_a_failure_is_in_its_span_and_logged(
+    account: EngineAccount, tracer: MemoryTracer, caplog: pytest.LogCaptureFixture
+) -> None:
     tell(account, [WHOLE[0], Failed("engine_failed", "x", True)])
+    [record] = caplog.records
+    assert fields_of(record)["code"] == "engine_failed"
+    assert fields_of(record)["trace_id"] == "a" * 32
     assert tracer.spans[0].error == tracer.spans[0].attributes["error.type"] == "engine_failed"
