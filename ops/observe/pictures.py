@@ -10,6 +10,7 @@ asked, as Grafana would ask them, and drawn in the dashboard's own order. What a
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, MultipleLocator  # noqa: E402
 
 from ops.dashboards.pages import PAGES  # noqa: E402
 from ops.dashboards.panel import Dashboard, Panel, for_prometheus  # noqa: E402
@@ -37,9 +38,9 @@ from ops.observe.watched import native, serving  # noqa: E402
 
 RULES = ROOT / "ops/alerts/easel.rules.yaml"
 IMAGES = ROOT / "docs" / "images"
-COLUMNS, WIDTH, HEIGHT = 3, 5.2, 2.7
+COLUMNS, WIDTH, HEIGHT = 3, 5.4, 2.9
 """Panels beside each other, inches of each."""
-MOST_NAMES = 6
+MOST_NAMES = 7
 """Series in a legend; the rest is counted."""
 INK, FAINT, PAPER, CARD = "#d8d9da", "#8e9297", "#111217", "#181b1f"
 COLOURS = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#5794f2", "#ffa6b0", "#96d98d", "#ca95e5")
@@ -72,14 +73,14 @@ SHOWN: dict[str, Callable[[float], str]] = {
 def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, window: str) -> Figure:
     """A dashboard from `start` to `end` (Unix seconds), rates over `window`."""
     heads = [(row.title, -(-len(row.panels) // COLUMNS)) for row in board.rows]
-    ratios = [ratio for _, lines in heads for ratio in (0.16, *[1.0] * lines)]
+    ratios = [ratio for _, lines in heads for ratio in (0.05, *[1.0] * lines)]
     figure = plt.figure(figsize=(COLUMNS * WIDTH, HEIGHT * sum(ratios) + 0.9), facecolor=PAPER)
-    top = 1 - 0.8 / figure.get_figheight()
+    top = 1 - 1.0 / figure.get_figheight()
     grid = figure.add_gridspec(
         len(ratios),
         COLUMNS,
         height_ratios=ratios,
-        hspace=0.55,
+        hspace=0.62,
         wspace=0.2,
         left=0.045,
         right=0.985,
@@ -92,11 +93,11 @@ def draw(board: Dashboard, prometheus: Prometheus, start: float, end: float, win
     for row in board.rows:
         head = figure.add_subplot(grid[at, :])
         head.axis("off")
-        head.text(-0.035, 0.2, f"▾ {row.title}", color=INK, fontsize=12, transform=head.transAxes)
+        head.text(-0.035, 0.5, f"▾ {row.title}", color=INK, fontsize=12, transform=head.transAxes)
         at += 1
         for number, panel in enumerate(row.panels):
             axes = figure.add_subplot(grid[at + number // COLUMNS, number % COLUMNS])
-            _panel(axes, panel, _lines(panel, prometheus, start, end, window), start)
+            _panel(axes, panel, _lines(panel, prometheus, start, end, window), start, end)
         at += -(-len(row.panels) // COLUMNS)
     return figure
 
@@ -110,10 +111,15 @@ def _lines(panel: Panel, prometheus: Prometheus, start: float, end: float, windo
             for label, value in line.labels.items():
                 name = name.replace("{{" + label + "}}", value)
             found.append((name, line))
-    return found
+    return sorted(found, key=lambda one: _natural(one[0])) if len(panel.queries) == 1 else found
 
 
-def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float) -> None:
+def _natural(name: str) -> list[tuple[int, str]]:
+    """So that step 9 comes before step 13."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float, end: float) -> None:
     axes.set_facecolor(CARD)
     axes.set_title(panel.title, color=INK, fontsize=10.5, loc="left", pad=5)
     for side in axes.spines.values():
@@ -139,15 +145,16 @@ def _panel(axes: Axes, panel: Panel, lines: list[tuple[str, Line]], start: float
         times = [at - start for at in line.times]
         axes.plot(times, line.values, color=COLOURS[number % len(COLOURS)], linewidth=1.3, label=label)
     axes.set_ylim(bottom=0 if min(min(line.values) for _, line in lines) >= 0 else None)
-    axes.margins(x=0)
+    axes.set_xlim(0, end - start)
+    axes.xaxis.set_major_locator(MultipleLocator(max(30, 60 * round((end - start) / 360))))
     axes.grid(color="#2c3235", linewidth=0.6)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 60:.3g} min"))
     legend: Any = axes.legend(
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.1),
-        ncols=3,
-        fontsize=7.5,
+        ncols=4,
+        fontsize=7,
         frameon=False,
         handlelength=1.2,
         columnspacing=1.0,
@@ -175,7 +182,7 @@ def main() -> None:
                 for uid, board in PAGES.items():
                     figure = draw(board, prometheus, start, end, "20s")
                     file = asked.into / f"dashboards-{uid.removeprefix('easel-')}.png"
-                    figure.savefig(file, dpi=72, facecolor=PAPER)
+                    figure.savefig(file, dpi=80, facecolor=PAPER)
                     plt.close(figure)
                     print(f"wrote {file}")
 

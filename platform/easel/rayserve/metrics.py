@@ -96,17 +96,6 @@ class RayRecorder:
                 logger.exception("metric %s cannot be recorded", metric.name)
 
 
-def _repeat(recorder: weakref.ref[RayRecorder]) -> None:
-    """Until the recorder is gone: nothing tells it of its end."""
-    pause = threading.Event()
-    while not pause.wait(REPEAT_S):
-        here = recorder()
-        if here is None:
-            return
-        here.repeat()
-        del here
-
-
 def start(settings: TelemetrySettings, part: setup.Part, instance: str) -> setup.Telemetry:
     """Telemetry of a replica with that id."""
     return setup.start(settings, RayRecorder(), part, instance)
