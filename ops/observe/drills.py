@@ -181,11 +181,29 @@ def stopped(title: str) -> Callable[[Scene], AbstractContextManager[None]]:
 
 
 @contextmanager
-def busy_ingress(scene: Scene) -> Iterator[None]:
-    """Sixty streams that all want thirty pictures of their canvas a second, through one ingress."""
-    clients = Mixed(scene.local.session.url, clients=60, max_tokens=600, seed=200, progress_hz=30.0, only="stream")
-    with clients.running():
+def starved(scene: Scene) -> Iterator[None]:
+    """The ingress has its core for half of the time only, in turns of 0.4 s."""
+    stop = threading.Event()
+    processes_of_it = scene.named("ray::ServeReplica:easel:ingress")
+
+    def take_turns() -> None:
+        while not stop.is_set():
+            for process in processes_of_it:
+                process.send_signal(signal.SIGSTOP)
+            stop.wait(0.4)
+            for process in processes_of_it:
+                process.send_signal(signal.SIGCONT)
+            stop.wait(0.4)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
         yield
+    finally:
+        stop.set()
+        thread.join()
+        for process in processes_of_it:
+            process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -214,7 +232,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill(("EaselEnginesDying",), "the engine's process dies again and again", dying, FAKE),
     Drill(("EaselEngineStuck",), "the engine's loop stops turning", telling("freeze"), FAKE),
     Drill(("EaselReplicasUnready",), "two replicas are wanted that fit on no machine", no_room, FAKE),
-    Drill(("EaselIngressSaturated",), "sixty streams with pictures through one ingress", busy_ingress, FAKE),
+    Drill(("EaselIngressSaturated",), "others take the ingress's core for half of the time", starved, FAKE),
     Drill(("EaselScalingBlind",), "the work-reporting actor hangs", stopped("ray::WorkLedger"), FAKE),
     Drill(("EaselTelemetryGone",), "Ray's metrics exporter hangs", stopped("ray::DashboardAgent"), FAKE),
     Drill(("EaselKvExhausted",), "answers need more KV blocks than there are", long_answers, kv, IMPORT_PATH),

@@ -35,7 +35,6 @@ class Mixed:
     tiers: Sequence[str] = ("fast", "balanced", "quality")
     max_tokens: int = 300
     seed: int = 0
-    progress_hz: float = 5.0
     only: str = ""
     """The one kind that is asked for, by its name; empty: all of them, mixed. `long` is for this alone."""
     seen: Counter[str] = field(default_factory=Counter)
@@ -91,7 +90,7 @@ class Mixed:
         body = self._body(
             draw,
             stream=True,
-            stream_options={"include_usage": True, "include_progress": True, "progress_hz": self.progress_hz},
+            stream_options={"include_usage": True, "include_progress": True, "progress_hz": 5.0},
         )
         with http.stream("POST", "/v1/completions", json=body) as answer:
             answer.read()
