@@ -88,7 +88,7 @@ TRAFFIC = Row(
             "Errors by code",
             "reqps",
             "Which errors, by the code that clients see: docs/errors.md says what each means. Empty is good.",
-            (Query(rate("easel_requests_total", "code", CALLS + ',code!="ok"'), "{{code}}"),),
+            (Query(rate("easel_requests_total", "code", CALLS + ',code!="ok"') + " > 0", "{{code}}"),),
             "EaselAvailabilityBurn",
             needs="an error",
         ),

@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, MultipleLocator  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from ops.dashboards.pages import PAGES  # noqa: E402
 from ops.dashboards.panel import Dashboard, Panel, for_prometheus  # noqa: E402
@@ -57,15 +58,15 @@ def _gibibytes(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value / 1000:.3g} k" if abs(value) >= 10_000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "s": _seconds,
     "bytes": _gibibytes,
-    "percentunit": lambda value: f"{100 * value:.3g} %",
-    "reqps": lambda value: f"{value:.3g} /s",
-    "cps": lambda value: f"{value:.3g} /s",
+    "percentunit": lambda value: f"{_plain(100 * value)} %",
+    "reqps": lambda value: f"{_plain(value)} /s",
+    "cps": lambda value: f"{_plain(value)} /s",
 }
 """How a value of a unit is written; plainly where the unit is not here."""
 
@@ -184,6 +185,9 @@ def main() -> None:
                     file = asked.into / f"dashboards-{uid.removeprefix('easel-')}.png"
                     figure.savefig(file, dpi=80, facecolor=PAPER)
                     plt.close(figure)
+                    with Image.open(file) as drawn:
+                        small = drawn.convert("RGB").quantize(64)
+                    small.save(file, optimize=True)
                     print(f"wrote {file}")
 
 
