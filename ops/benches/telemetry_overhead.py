@@ -30,7 +30,7 @@ from serving import MACHINE, ROOT, closed_loop, serving
 from easel.rayserve import processes
 from easel.rayserve.local import Local
 
-ROUNDS, SECONDS = 9, 4.0
+ROUNDS, SECONDS = 7, 3.0
 VARIANTS = ("nothing", "default", "all")
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "engine": ({"slots": 16, "fake_step_ms": 6.0, "fake_step_ms_per_canvas": 0.3, "context_tokens": 4096}, 24),

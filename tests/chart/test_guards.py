@@ -77,6 +77,10 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
     "a route to nothing": (merged(SWITCHES["incremental"], SWITCHES["http-route"]), "has no Service easel-serve-svc"),
     "a Service that is ignored": (incremental(service={"type": "LoadBalancer"}), "KubeRay ignores it"),
     "no address": ({"gcsFaultTolerance": {"redis": {"username": "u"}}}, "there is no address"),
+    "a collector that nothing reaches": (
+        {"serve": {"app": {"telemetry": {"otlp_endpoint": "http://otel:4318"}}}},
+        "name the collector in networkPolicy.telemetry",
+    ),
     "no Gateway": ({"httpRoute": {"enabled": True}}, "routes nothing; name one"),
     "no KubeRay": ({"kuberay": {"check": True}}, "Install KubeRay 1.6 or newer first"),
 }

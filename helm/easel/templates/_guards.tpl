@@ -170,6 +170,11 @@
 {{- $wrong = append $wrong "httpRoute.parentRefs: an HTTPRoute without a Gateway routes nothing; name one" -}}
 {{- end -}}
 
+{{- $otlp := dig "app" "telemetry" "otlp_endpoint" "" .Values.serve -}}
+{{- if and $otlp $values.networkPolicy.enabled (not $values.networkPolicy.telemetry) (not $values.networkPolicy.extraEgress) -}}
+{{- $wrong = append $wrong (printf "serve.app.telemetry.otlp_endpoint is %s, and no network policy lets replicas send there; name the collector in networkPolicy.telemetry" $otlp) -}}
+{{- end -}}
+
 
 {{- /* What the cluster has to know. */ -}}
 {{- $cluster := include "easel.cluster" . -}}

@@ -46,6 +46,7 @@ CACHED_TOKENS = Metric(
     "tokens",
     "Prompt tokens of finished requests that were found in the prefix cache.",
     _MODEL,
+    needs="prompts of 256 tokens and more",
 )
 OUTPUT_TOKENS = Metric(
     "easel_output_tokens_total",

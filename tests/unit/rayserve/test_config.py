@@ -39,6 +39,13 @@ def test_a_live_limit_changes_no_argument(name: str) -> None:
     assert user_config(after)[name] == 32
 
 
+def test_the_log_level_is_live_in_every_replica_and_no_argument() -> None:
+    settings = parse({"app": {"telemetry": {"log_level": "DEBUG", "trace_ratio": 0.5}}})
+    assert arguments(settings) == {"telemetry": {"trace_ratio": 0.5}}
+    deployments = config.serve_config(settings)["applications"][0]["deployments"]
+    assert [deployment["user_config"]["log_level"] for deployment in deployments] == ["DEBUG", "DEBUG"]
+
+
 def test_what_restarts_is_an_argument() -> None:
     assert arguments(of(context_tokens=512)) == {"models": {"default": {"engine": {"context_tokens": 512}}}}
     assert arguments(of(slots=3)) == {"models": {"default": {"engine": {"slots": 3}}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -136,6 +137,19 @@ async def test_limits_are_taken_up_and_a_bound_is_lifted(replica: EngineReplica)
     assert await steps() == 3
     await replica.reconfigure({"slots": 2, "max_denoising_steps": None})
     assert await steps() == 48
+
+
+async def test_the_log_level_is_taken_up(replica: EngineReplica) -> None:
+    logger = logging.getLogger("easel")
+    before = logger.level
+    try:
+        await replica.reconfigure({"slots": 2, "log_level": "ERROR"})
+        assert logger.level == logging.ERROR
+        with pytest.raises(ValueError, match="log_level: 'LOUD'"):
+            await replica.reconfigure({"log_level": "LOUD"})
+        assert (await replica.stats()).slots == 2
+    finally:
+        logger.setLevel(before)
 
 
 async def test_an_unknown_limit_is_refused(replica: EngineReplica) -> None:

@@ -65,7 +65,8 @@ class Service:
     def nothing_left(self) -> bool:
         admission, placement = self.router.admission, self.router.placement
         held = (admission.queued, admission.running, admission.running_work, self.open)
-        return held == (0, 0, 0.0, 0) and not placement._sent and not self.router._running
+        watched = self.router._journeys or abs(self.router._queued_steps) > 1e-6
+        return held == (0, 0, 0.0, 0) and not placement._sent and not self.router._running and not watched
 
 
 def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
