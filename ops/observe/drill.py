@@ -4,8 +4,8 @@
     PATH=... .venv/bin/python ops/observe/drill.py all > ops/benches/results/DATE-drills.md
 
 Alerts wait for minutes on purpose. `--sooner N` divides every duration in the rules and in the runbooks' queries by N
-(default 30; 1: as shipped), and the output says so. The rules are those of ops/alerts otherwise, the service is real but
-for its engine, which is fake where no drill says otherwise.
+(default 30; 1: as shipped), and the output says so. The rules are those of ops/alerts otherwise; the service is real
+but for its engine, which is fake where no drill says otherwise.
 """
 
 from __future__ import annotations
