@@ -19,6 +19,8 @@ from easel.rayserve.config import LIVE_LIMITS, ONLY_LIVE, serve_config
 from easel.settings import AppSettings, AutoscalingSettings, EngineDeployment, ModelSettings, ServeSettings, parse
 from ops.chart.pages import SERVE_DEFAULTS
 from ops.chart.pods import Group
+from ops.dashboards.pages import PAGES
+from ops.dashboards.panel import to_json
 
 ROOT = Path(__file__).parents[2]
 CHART = "helm/easel"
@@ -118,9 +120,10 @@ def environment_serve(name: str, files: list[Path]) -> str:
 def carried() -> dict[str, Callable[[], str]]:
     """Every such file by its path, with what makes it."""
     out: dict[str, Callable[[], str]] = {f"{CHART}/files/defaults.json": defaults}
-    for folder, pattern in (("alerts", "*.rules.yaml"), ("dashboards", "*.json")):
-        for source in sorted((ROOT / "ops" / folder).glob(pattern)):
-            out[f"{CHART}/files/{folder}/{source.name}"] = partial(source.read_text, encoding="utf-8")
+    for source in sorted((ROOT / "ops/alerts").glob("*.rules.yaml")):
+        out[f"{CHART}/files/alerts/{source.name}"] = partial(source.read_text, encoding="utf-8")
+    for uid, board in PAGES.items():
+        out[f"ops/dashboards/{uid}.json"] = out[f"{CHART}/files/dashboards/{uid}.json"] = partial(to_json, board)
     for name, files in environments():
         # What `make run` gives Serve on a laptop has the other name already.
         file = "serve-kubernetes.yaml" if files[-1].with_name("easel.yaml").exists() else "serve.yaml"

@@ -337,7 +337,7 @@ class PodMonitors(Block):
 
 
 class Rules(Block):
-    """Recording rules and alerts that the chart carries in files/alerts: none yet."""
+    """Recording rules and alerts, as ops/alerts has them."""
 
     enabled: Switch = None
     """None: where the cluster knows the kind."""
@@ -346,7 +346,7 @@ class Rules(Block):
 
 
 class Dashboards(Block):
-    """Dashboards that the chart carries in files/dashboards, a ConfigMap each, for Grafana's sidecar: none yet."""
+    """Dashboards, as ops/dashboards has them: a ConfigMap each, for Grafana's sidecar."""
 
     enabled: bool = False
     """Make them."""
@@ -362,6 +362,9 @@ class Monitoring(Block):
     pod_monitors: PodMonitors = PodMonitors()
     rules: Rules = Rules()
     dashboards: Dashboards = Dashboards()
+    runbooks: str = Field("", pattern=r"^(https?://[^\s\"']+[^/\s\"'])?$")
+    """Address under which you publish ops/runbooks, without a slash at its end: alerts and panels link there. Empty:
+    they name the file in the repository."""
 
 
 class Test(Block):

@@ -128,6 +128,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
             "podMonitors": {"enabled": True, "labels": {"release": "prom"}, "interval": "5s"},
             "rules": {"enabled": True, "labels": {"release": "prom"}},
             "dashboards": {"enabled": True, "annotations": {"folder": "Easel"}},
+            "runbooks": "https://runbooks.example/easel",
         }
     },
     "no-test": {"test": {"enabled": False}},

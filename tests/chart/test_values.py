@@ -17,7 +17,7 @@ from ops.chart.carried import environment_values, environments, merged, settings
 from ops.chart.pages import SERVE_DEFAULTS
 from ops.chart.values import Values
 from tests.chart.cases import CASES, SWITCHES
-from tests.chart.helm import CHART, OPEN, ROOT, VERSIONS, Refused, render
+from tests.chart.helm import CHART, OPEN, ROOT, VERSIONS, Refused, Rendered, render
 from tests.chart.kinds import check_custom
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -45,6 +45,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a switch of three states": ({"monitoring": {"rules": {"enabled": "auto"}}}, "enabled"),
     "a name that no model has": ({"serve": {"app": {"models": {"m": {"names": ["a b"]}}}}}, "names"),
     "a group in capitals": ({"workers": {"H100": {}}}, "H100"),
+    "runbooks at no address": ({"monitoring": {"runbooks": "our wiki"}}, "runbooks"),
     "an address without a port": ({"gcsFaultTolerance": {"redis": {"address": "redis"}}}, "address"),
 }
 
@@ -213,3 +214,21 @@ def test_rules_and_dashboards_are_carried_as_they_are(tmp_path: Path) -> None:
         known = ("--api-versions", "monitoring.coreos.com/v1/PrometheusRule")
         assert render(OPEN, *known, chart=chart, version=version).of("PrometheusRule")
         assert not render(OPEN, chart=chart, version=version).of("PrometheusRule")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_alerts_and_panels_link_to_runbooks_where_they_are_published(version: str) -> None:
+    def links(objects: Rendered) -> tuple[set[str], list[str]]:
+        groups = objects.one("PrometheusRule", "easel-easel")["spec"]["groups"]
+        rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+        boards = [
+            json.loads(text) for item in objects.of("ConfigMap") for text in item["data"].values() if "uid" in text
+        ]
+        told = [box["query"] for board in boards for box in board["templating"]["list"] if box["name"] == "runbooks"]
+        return {rule["annotations"]["runbook_url"].rpartition("/")[0] for rule in rules}, told
+
+    asked = CASES["monitoring"]
+    there = "https://runbooks.example/easel"
+    assert links(render(asked, version=version)) == ({there}, [there] * 5)
+    nowhere = merged(asked, {"monitoring": {"runbooks": ""}})
+    assert links(render(nowhere, version=version)) == ({"ops/runbooks"}, ["ops/runbooks"] * 5)

@@ -18,7 +18,7 @@ from easel.api.cancelling import RunningCalls
 from easel.api.model_card import read_model_card
 from easel.playground.page import mount
 from easel.protocol import Event, GenerationRequest
-from easel.rayserve import switchboard
+from easel.rayserve import beginnings, switchboard
 from easel.rayserve.backend import EngineHandle
 from easel.rayserve.cancellations import CancelLine
 from easel.rayserve.config import ENGINE, LOG_LEVEL
@@ -96,6 +96,7 @@ class Ingress:
         handle.append(EngineHandle(self._engine, watch))
         self._backend = RoutedBackend(router, watch)
         find_actor = partial(find_or_start, context.app_name)
+        beginnings.of_ingress(recorder, card.name)
         late = partial(recorder.observe, LOOP_LAG_SECONDS, model=card.name)
         self._reporter = Reporter(router, find_actor, late)
         cancels = CancelLine(replica, find_actor)

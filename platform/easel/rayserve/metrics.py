@@ -31,6 +31,9 @@ logger = logging.getLogger("easel.telemetry")
 VLLM_LABELS = {"model": "model_name", "reason": "finished_reason"}
 """What vLLM calls those of our labels that it has. Without the others its numbers are sums over them."""
 
+NOTHING = 2.0**-40
+"""What a counter is raised by so that it exists: Ray refuses 0. Any number of events beside it stays what it is."""
+
 REPEAT_S = 1.0
 """Between two settings of every gauge. Ray takes a value up once a second at most."""
 
@@ -41,15 +44,21 @@ class RayRecorder:
     def __init__(self) -> None:
         self._made: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._broken: set[str] = set()
+        self._begun: set[tuple[str, tuple[str, ...]]] = set()
+        """Counters that are there."""
         self._gauges: dict[tuple[str, tuple[str, ...]], tuple[Metric, float, dict[str, str]]] = {}
         self._setting = threading.Lock()
         """So that a value that is repeated is the last."""
         self._repeating = False
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """Raise a counter. Ray refuses 0, so nothing happens for it."""
+        """Raise a counter. By 0: it is there from now on, so that its first event is seen as a rise."""
+        series = (metric.name, tuple(labels.values()))
         if value > 0:
             self._record(metric, "inc", value, labels)
+        elif series not in self._begun:
+            self._record(metric, "inc", NOTHING, labels)
+        self._begun.add(series)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Set a gauge."""

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 from easel.errors import EaselError, EngineFailed, InternalError
 from easel.protocol import Engine, EngineLimits, EngineState, EngineStats, GenerationRequest
+from easel.rayserve import beginnings
 from easel.rayserve.bundles import Bundle, bundled
 from easel.rayserve.config import LIVE_LIMITS, LOG_LEVEL
 from easel.rayserve.statistics import to_plain
@@ -68,6 +69,7 @@ class EngineReplica:
         took = time.monotonic() - began
         logger.info("%s is ready after %.1f s", model.checkpoint, took)
         self._account.recorder.set(names.LOAD_SECONDS, took, model=name)
+        beginnings.of_engine(self._account.recorder, name)
         self._exporter = asyncio.get_running_loop().create_task(self._export())
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Bundle]:

@@ -1,0 +1,1 @@
+"""A real Prometheus beside a real Easel: to test the dashboards' queries, for drills, and for pictures."""
