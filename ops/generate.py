@@ -173,12 +173,22 @@ def local_serve_config() -> str:
     return serve_yaml(load(ROOT / "deployments/local/easel.yaml"), source="deployments/local/easel.yaml")
 
 
+def gpu_host_serve_config() -> str:
+    """What Serve is given on a host of eight GPUs."""
+    from easel.rayserve.config import serve_yaml
+    from easel.rayserve.machine import fill
+
+    settings = fill(load(ROOT / "deployments/gpu-host/easel.yaml"), gpus=8, cpus=64)
+    return serve_yaml(settings, source="deployments/gpu-host/easel.yaml for 8 GPUs and 64 cores")
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
     "docs/errors.md": errors,
     "docs/engines.md": engines_page,
     "deployments/local/serve.yaml": local_serve_config,
+    "deployments/gpu-host/serve.yaml": gpu_host_serve_config,
     "helm/easel/values.yaml": values_yaml,
     "helm/easel/values.schema.json": schema,
     "helm/easel/README.md": readme,

@@ -22,8 +22,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
+from streams import percentile as percentile  # noqa: E402
+
 from easel.rayserve import processes  # noqa: E402
 from easel.rayserve.local import Local  # noqa: E402
+from easel.rayserve.session import REPLICA_PORTS  # noqa: E402
 from easel.settings import parse  # noqa: E402
 from tests.integration.checkpoint import write_checkpoint  # noqa: E402
 
@@ -32,14 +35,23 @@ MACHINE = f"{os.cpu_count()} shared cores, {platform.machine()}, {platform.syste
 
 @contextmanager
 def serving(
-    engine: dict[str, Any], deployment: dict[str, Any], app: dict[str, Any], build: str | None = None
+    engine: dict[str, Any],
+    deployment: dict[str, Any],
+    app: dict[str, Any],
+    build: str | None = None,
+    checkpoint: str | None = None,
+    ingress: dict[str, Any] | None = None,
+    local: dict[str, Any] | None = None,
 ) -> Iterator[Local]:
-    """A session that serves; everything it started has ended afterwards."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    """A session that serves; everything it started has ended afterwards. Without a `checkpoint` its engine is a fake
+    one."""
+    paths = [str(ROOT), str(ROOT / "platform"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_checkpoint(Path(folder) / "fake")
         slots = engine["slots"]
-        model = {"checkpoint": str(checkpoint), "engine": {"kind": "fake", **engine}}
+        if checkpoint is None:
+            checkpoint, engine = str(write_checkpoint(Path(folder) / "fake")), {"kind": "fake", **engine}
+        model = {"checkpoint": checkpoint, "engine": engine}
         settings = parse(
             {
                 "app": {"models": {"default": model}, **app},
@@ -50,29 +62,31 @@ def serving(
                         "health_check_period_s": 1.0,
                         **deployment,
                     },
-                    "ingress": {"cpus": 0.1},
+                    "ingress": {"cpus": 0.1, **(ingress or {})},
                 },
-                "local": {"port": 0, "dashboard_port": 0},
+                "local": {"port": 0, "dashboard_port": 0, **(local or {})},
             }
         )
-        local = Local(settings, lambda line: print(line, file=sys.stderr))
-        local.start(*([build] if build else []))
+        started = Local(settings, lambda line: print(line, file=sys.stderr, flush=True))
+        started.start(*([build] if build else []))
         try:
-            wait_for_ingress(local)
-            yield local
+            wait_for_ingress(started)
+            yield started
         finally:
-            local.kill()
+            started.kill()
 
 
 def wait_for_ingress(local: Local) -> None:
     """Right after the start HAProxy still sends to Serve's own proxy, which is slower."""
+    if local.session.haproxy is None:
+        return
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for process in processes.members(local.session.mark, local.keeper):
             command = process.cmdline()
             if "-f" in command and "haproxy" in process.name():
                 config = Path(command[command.index("-f") + 1]).read_text()
-                if any(f"127.0.0.1:{local.session.ports.replicas + i} " in config for i in range(8)):
+                if any(f"127.0.0.1:{local.session.ports.replicas + i} " in config for i in range(REPLICA_PORTS)):
                     return
         time.sleep(0.1)
     raise SystemExit("HAProxy never sent to the ingress replica")
@@ -142,12 +156,6 @@ class Client:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
-
-
-def percentile(values: list[float], part: float) -> float | None:
-    """None of nothing."""
-    found = sorted(values)
-    return round(found[min(len(found) - 1, int(part * len(found)))], 4) if found else None
 
 
 async def closed_loop(port: int, clients: int, seconds: float, body: Any, prefix: str = "") -> list[Answer]:

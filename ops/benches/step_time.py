@@ -4,7 +4,8 @@
 
 Published shapes, random weights, canvases that never converge. For each number of canvases and each context:
 `graph_ms`, the median of replays of a whole step (forward and vocabulary end); `wall_ms`, the median by the host's
-clock of a step through scheduler and runner, planning and reading results included; tokens/s at 16 steps a canvas; the
+clock of a step through scheduler and runner, planning and reading results included, with `served_graph_ms`, replays on
+the inputs of its last step, and the rows of the busiest expert then and before; tokens/s at 16 steps a canvas; the
 floor, part by part, from copy and product ceilings measured first; how many experts a layer touches; peak memory.
 """
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--replays", type=int, default=30)
     parser.add_argument("--breakdown", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--deterministic", action="store_true", help="as engine.deterministic has it")
     arguments = parser.parse_args()
 
     limits = ceilings()
@@ -57,7 +59,8 @@ def main() -> None:
     sizes = KvCache(0, 0, BLOCK_TOKENS, config.window)
     kv = KvCache(most * sizes.blocks_for(context), most * sizes.sliding_blocks_for(context, 512), BLOCK_TOKENS,
                  config.window)  # fmt: skip
-    runner = build_runner(config, weights, GenerationDefaults(), kv, PhiloxNoise(), most, context, 512)
+    runner = build_runner(config, weights, GenerationDefaults(), kv, PhiloxNoise(), most, context, 512,
+                          arguments.deterministic)  # fmt: skip
     for tensors in (runner.model.kv.keys, runner.model.kv.values):
         for tensor in tensors:
             tensor.normal_()
@@ -67,6 +70,7 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
             row = {"canvases": canvases, "context": tokens}
             row["graph_ms"] = graph_ms(runner, kv, canvases, tokens, arguments.replays)
+            row["busiest_expert"] = busiest(runner, canvases)
             row["experts_touched"] = experts_touched(runner, canvases)
             row["floor"] = floor_ms(config, canvases, tokens, row["experts_touched"], limits)
             row["over_floor"] = row["graph_ms"] / row["floor"]["total"]
@@ -79,14 +83,19 @@ def main() -> None:
     for canvases in arguments.canvases:
         if arguments.contexts[0] == 512:
             row = next(r for r in rows if r["canvases"] == canvases and r["context"] == 512)
-            row["wall_ms"] = wall_ms(runner, config, kv, canvases)
-            print(f"{canvases} canvases: wall {row['wall_ms']:.2f} ms a step, graphs {row['graph_ms']:.2f}", flush=True)
+            row |= served(runner, config, kv, canvases)
+            print(
+                f"{canvases} canvases: wall {row['wall_ms']:.2f} ms a step, graphs then {row['served_graph_ms']:.2f}, "
+                f"busiest expert {row['served_busiest_expert']}; before {row['graph_ms']:.2f}, {row['busiest_expert']}",
+                flush=True,
+            )
     arguments.out.write_text(
         json.dumps(
             {
                 "date": time.strftime("%Y-%m-%d"),
                 "gpu": torch.cuda.get_device_name(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": _triton()},
+                "deterministic": arguments.deterministic,
                 "ceilings": limits,
                 "rows": rows,
             },
@@ -126,6 +135,11 @@ def fill(runner: CudaRunner, kv: KvCache, canvases: int, tokens: int) -> None:
 def graph_ms(runner: CudaRunner, kv: KvCache, canvases: int, tokens: int, replays: int) -> float:
     """Median milliseconds of a step's two graphs, by device events."""
     fill(runner, kv, canvases, tokens)
+    return replay_ms(runner, canvases, replays)
+
+
+def replay_ms(runner: CudaRunner, canvases: int, replays: int) -> float:
+    """The same with the inputs as they lie."""
     launch = runner.step_graphs(canvases)
     for _ in range(5):
         launch()
@@ -145,6 +159,11 @@ def experts_touched(runner: CudaRunner, canvases: int) -> float:
     return float(runner.model.routing.index[: canvases * 256].unique().numel())
 
 
+def busiest(runner: CudaRunner, canvases: int) -> int:
+    """Most rows of one expert of the last layer."""
+    return int(runner.model.routing.index[: canvases * 256].flatten().bincount().max())
+
+
 def breakdown(runner: CudaRunner, canvases: int, steps: int = 5) -> dict[str, float]:
     """Milliseconds a step by kernel, the largest first."""
     launch = runner.step_graphs(canvases)
@@ -157,8 +176,11 @@ def breakdown(runner: CudaRunner, canvases: int, steps: int = 5) -> dict[str, fl
     return {event.key[:90]: round(event.self_device_time_total / 1e3 / steps, 4) for event in found[:40]}
 
 
-def wall_ms(runner: CudaRunner, config: ModelConfig, kv: KvCache, canvases: int, steps: int = 40) -> float:
-    """Median milliseconds between steps of requests with 512-token prompts, through scheduler and runner."""
+def served(
+    runner: CudaRunner, config: ModelConfig, kv: KvCache, canvases: int, steps: int = 40
+) -> dict[str, float | int]:
+    """Requests with 512-token prompts through scheduler and runner: median milliseconds between steps, and what the
+    same graphs take on the last step's inputs."""
     scheduler = Scheduler(kv, Limits(canvases, canvases * 512), 512)
     rules = RuleBook(config, GenerationDefaults(confidence=0.0), 4096, 512)
     generator = torch.Generator().manual_seed(canvases)
@@ -175,10 +197,12 @@ def wall_ms(runner: CudaRunner, config: ModelConfig, kv: KvCache, canvases: int,
         results = runner.run(plan)
         scheduler.advance(plan, results, 0.0, time.time(), 0.0)
         times.append(time.perf_counter() - began)
+    found = {"wall_ms": statistics.median(times[3:]) * 1e3, "served_busiest_expert": busiest(runner, canvases)}
+    found["served_graph_ms"] = replay_ms(runner, canvases, 10)
     for sequence in sequences:
         scheduler.finish(sequence, "cancelled")
         runner.forget(sequence)
-    return statistics.median(times[3:]) * 1e3
+    return found
 
 
 def _triton() -> str:

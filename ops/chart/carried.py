@@ -109,7 +109,7 @@ def environment_values(files: list[Path]) -> dict[str, Any]:
 
 
 def environment_serve(name: str, files: list[Path]) -> str:
-    """deployments/NAME/serve.yaml: what Serve is given there."""
+    """What Serve is given in deployments/NAME."""
     config = serve_config(settings_of(environment_values(files)), HOST, PORT)
     text = yaml.safe_dump(config, sort_keys=False, width=120)
     return f"# Generated from deployments/{name}/values.yaml by `make gen`. Change that, not this.\n{text}"
@@ -122,5 +122,8 @@ def carried() -> dict[str, Callable[[], str]]:
         for source in sorted((ROOT / "ops" / folder).glob(pattern)):
             out[f"{CHART}/files/{folder}/{source.name}"] = partial(source.read_text, encoding="utf-8")
     for name, files in environments():
-        out[f"deployments/{name}/serve.yaml"] = partial(environment_serve, name, files)
+        # What `make run` gives Serve on a laptop has the other name already.
+        file = "serve-kubernetes.yaml" if files[-1].with_name("easel.yaml").exists() else "serve.yaml"
+        out[f"deployments/{name}/{file}"] = partial(environment_serve, name, files)
+    out[f"{CHART}/LICENSE"] = partial((ROOT / "LICENSE").read_text, encoding="utf-8")
     return out

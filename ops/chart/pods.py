@@ -14,7 +14,6 @@ Object = dict[str, Any]
 """As Kubernetes has it: the API server checks it, and the tests do with its schemas."""
 Switch = bool | None
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-Env = list[Object]
 
 
 class Block(BaseModel):
@@ -29,6 +28,19 @@ class Block(BaseModel):
         validate_default=False,
     )
 
+
+class EnvVar(Block):
+    """A variable of the environment. One that the chart sets itself is replaced, not given twice."""
+
+    name: str = Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
+    """Its name."""
+    value: str | None = None
+    """What it holds; numbers in quotes, as Kubernetes has it."""
+    value_from: Object | None = None
+    """Or where that comes from, such as a key of a Secret."""
+
+
+Env = list[EnvVar]
 
 SECURE_POD: Object = {
     "runAsNonRoot": True,
@@ -85,7 +97,8 @@ class PodSettings(Block):
     affinity: Object = {}
     """Where to run."""
     topology_spread: list[Object] | None = None
-    """Constraints, each gets its selector. None: spread over nodes and zones where that is possible."""
+    """Constraints; each that has no selector gets that of these pods, each cluster of an upgrade by itself. None:
+    spread over nodes and zones where that is possible."""
     priority_class_name: str = ""
     """Instead of `priorityClass`."""
     runtime_class_name: str = ""
@@ -94,6 +107,10 @@ class PodSettings(Block):
     """Between telling a pod to end and ending it."""
     env: Env = []
     """More environment."""
+    volumes: list[Object] = []
+    """More volumes, such as a certificate authority of yours."""
+    volume_mounts: list[Object] = []
+    """Where they are in Ray's container."""
     labels: dict[str, str] = {}
     """More labels on its pods."""
     annotations: dict[str, str] = {}

@@ -6,8 +6,10 @@ Owns: how a type of ours is said in JSON Schema. Refuses to know: what the value
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from ops.chart.pods import Block, ImageName
 from ops.chart.values import Values
 
 NOT_IN_THE_CHART = {"ApiSettings": ("keys_file",)}
@@ -21,6 +23,7 @@ def schema() -> str:
     for name, fields in NOT_IN_THE_CHART.items():
         for field in fields:
             del definitions[name]["properties"][field]
+    _never_null(made, definitions)
     whole = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart easel",
@@ -28,6 +31,27 @@ def schema() -> str:
         "definitions": {name: _plain(definitions[name]) for name in sorted(definitions)},
     }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def _never_null(made: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """Whatever has a default in values.yaml has to be there: Helm takes a value that is set to null out, and a template
+    that misses a block says nothing that anybody would understand. Groups are others: the chart lays defaults below."""
+    made["required"] = _kept(Values())
+    for block in _blocks(Values()):
+        definitions[type(block).__name__]["required"] = _kept(block)
+
+
+def _kept(block: Block) -> list[str]:
+    fields = type(block).model_fields.items()
+    return [info.alias or name for name, info in fields if getattr(block, name) is not None]
+
+
+def _blocks(block: Block) -> Iterator[Block]:
+    for name in type(block).model_fields:
+        value = getattr(block, name)
+        if isinstance(value, Block) and type(value) is not ImageName:  # of groups too
+            yield value
+            yield from _blocks(value)
 
 
 def _plain(node: Any) -> Any:

@@ -90,7 +90,7 @@ class Upgrade(Block):
     incremental: Incremental = Incremental()
     deletion_delay_seconds: int | None = Field(None, ge=0)
     """How long the old cluster stays after the switch. None: as long as its longest request may take."""
-    initializing_timeout: str | None = Field(None, pattern=r"^([0-9]+(s|m|h))+$")
+    initializing_timeout: str | None = Field(None, pattern=r"^[1-9][0-9]*(s|m|h)([0-9]+(s|m|h))*$")
     """Give up on a new service that is not ready after this, as in 45m. It is final: the RayService has to be made
     again. None: never."""
 
@@ -137,7 +137,8 @@ class Redis(Block):
     """User, where it is not the default one."""
     password: SecretKey = SecretKey(key="redis-password")
     namespace: str = ""
-    """Prefix of its keys. Empty: KubeRay takes the cluster's uid, which keeps clusters apart."""
+    """Prefix of its keys. Empty: KubeRay takes the cluster's uid, which keeps the two clusters of an upgrade apart; one
+    of yours does not, so it needs `upgrade.strategy=None`."""
 
 
 class GcsFaultTolerance(Block):
@@ -195,7 +196,7 @@ class ModelCache(Block):
     kind: Literal["claim", "ephemeral", "hostPath"] = "claim"
     """`claim`: one volume for all, filled by a Job. `ephemeral`: a volume of each pod's own, filled by an init
     container. `hostPath`: a folder of each node, filled by the first pod there; not under the restricted profile of
-    Pod Security."""
+    Pod Security, and the folder has to be there, owned by `podSecurityContext.runAsUser`."""
     claim: Claim = Claim()
     host_path: str = "/var/lib/easel/models"
     """With `kind: hostPath`."""
@@ -254,7 +255,8 @@ class Ingress(Block):
     """Beside those that `streamAnnotations` makes; what is given here wins."""
     stream_annotations: list[Literal["nginx", "haproxy", "traefik"]] = ["nginx", "haproxy"]
     """For whose controllers to write annotations that leave streams alone: no buffering, patience while a canvas is
-    silent, no second attempt of a POST. Controllers ignore each other's. Traefik needs none."""
+    silent, no second attempt of a POST. `haproxy` is for both of HAProxy's. Controllers ignore each other's. Traefik
+    needs none."""
 
 
 class NetworkPolicy(Block):
@@ -267,17 +269,20 @@ class NetworkPolicy(Block):
     operator: Peers = [anywhere("kuberay-operator")]
     """KubeRay, which deploys through the head's dashboard and looks at its health."""
     monitoring: Peers = [anywhere("prometheus")]
-    """Who may read metrics."""
+    """Who may read metrics. Where the network plugin holds the API server to policies, add its address as an `ipBlock`:
+    `easel kube status` reads queue and GPUs through it."""
     dns: Peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
     """Where names are looked up, port 53. With a DNS cache on each node its address is an `ipBlock`."""
-    api_server: Peers = [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
+    api_server: Peers = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
     """The API server, for the autoscaler on the head alone; narrow it to `kubectl get endpoints kubernetes`."""
     api_server_ports: list[int] = [443, 6443]
     """Its ports."""
     redis: Peers = [{"namespaceSelector": {}}]
     """Where the Redis of `gcsFaultTolerance` is."""
-    hub: Peers = [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
-    """Where downloads come from, port 443, for the download alone."""
+    hub: Peers = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
+    """Where downloads come from, for the download alone."""
+    hub_ports: list[int] = [443]
+    """Its ports; with a proxy on the way that proxy's."""
     telemetry: Peers = []
     """Collectors that replicas send traces or metrics to."""
     telemetry_ports: list[int] = [4317, 4318]

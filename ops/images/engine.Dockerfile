@@ -1,4 +1,5 @@
-# What runs on workers: Ray, Easel with its engines, torch. Also fit for the head, the autoscaler, downloads and tests.
+# What runs on workers: Ray, Easel with its engine, torch. Also fit for the head, the autoscaler, downloads and tests.
+# With EXTRAS=serve,vllm and CONSTRAINTS=constraints-vllm.txt: the same with vLLM's engine.
 # ops/images/README.md says how it is built and signed. No weights: they are mounted.
 
 # Air-gapped sites name their mirror here, by digest; so should everybody for a release.
@@ -9,16 +10,19 @@ FROM ${BASE_IMAGE} AS build
 ARG PIP_INDEX_URL
 # Where torch comes from, such as an index of CPU wheels. Empty: PIP_INDEX_URL. On x86-64 that build brings CUDA along.
 ARG TORCH_INDEX_URL
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/src/constraints.txt
+# Extras of easel-serve, and the versions of everything.
+ARG EXTRAS=serve,gpu
+ARG CONSTRAINTS=constraints.txt
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/src/${CONSTRAINTS}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /src
-COPY constraints.txt ./
+COPY constraints.txt constraints-vllm.txt ./
 RUN python -m venv /opt/easel \
- && torch="$(grep '^torch==' constraints.txt)" \
+ && torch="$(grep '^torch==' "${CONSTRAINTS}")" \
  && /opt/easel/bin/pip install ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} "${torch}"
 COPY pyproject.toml README.md LICENSE ./
 COPY platform platform
-RUN /opt/easel/bin/pip install '.[serve,gpu]' \
+RUN /opt/easel/bin/pip install ".[${EXTRAS}]" \
  && /opt/easel/bin/pip check \
  && /opt/easel/bin/python -c 'import easel.rayserve.app, torch' \
  && /opt/easel/bin/pip uninstall --yes pip setuptools \

@@ -8,6 +8,7 @@
       Forbidden                 403  the key may not do this
       NotFound                  404  no such route or object
         ModelNotFound           404  no model of that name is served
+        RequestNotFound         404  no request of that id is waiting or running, of this caller's
       MethodNotAllowed          405  the route exists, not for this method
       BodyTooLarge              413  the body is over the limit
       RateLimited               429  this key is over its limit
@@ -21,6 +22,7 @@
         EngineStopped           500  the engine was stopped while it worked on this request
       InternalError             500  our mistake
       ClientGone                499  the client left; nobody reads the answer
+      RequestCancelled          499  DELETE /v1/requests/{id} ended it before it was started
       ConfigurationError         -   settings or a checkpoint are wrong: raised before anything starts
 
 Each class carries its HTTP `status`, OpenAI's `type`, a `code` (also the metric label and what tests look for) and
@@ -96,6 +98,10 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class RequestNotFound(NotFound):
+    code = "request_not_found"
+
+
 class MethodNotAllowed(EaselError):
     status = 405
     type = "invalid_request_error"
@@ -167,6 +173,14 @@ class InternalError(EaselError):
 class ClientGone(EaselError):
     status = 499
     code = "client_gone"
+
+
+class RequestCancelled(EaselError):
+    """A status that SDKs do not try again."""
+
+    status = 499
+    type = "request_cancelled"
+    code = "request_cancelled"
 
 
 class ConfigurationError(EaselError):

@@ -14,12 +14,14 @@ BLOCK_TOKENS = 256
 """Tokens in one block: one chunk of prefill. What is shared beyond the last whole block is encoded again."""
 
 
-def prefix_hashes(prompt: Sequence[int], most: int = 128) -> tuple[int, ...]:
-    """63-bit hashes of the first block, the first two blocks, and so on: at most `most`, whole blocks only."""
-    hashes: list[int] = []
-    digest = b""
-    for end in range(BLOCK_TOKENS, min(len(prompt), most * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
+def prefix_hashes(prompt: Sequence[int], most: int = 128, known: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """63-bit hashes of the first block, the first two blocks, and so on: at most `most`, whole blocks only.
+
+    `known`: the first of them, which are not made again.
+    """
+    hashes = list(known)
+    for end in range((len(known) + 1) * BLOCK_TOKENS, min(len(prompt), most * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
+        before = hashes[-1].to_bytes(8, "little") if hashes else b""
         block = array("I", prompt[end - BLOCK_TOKENS : end]).tobytes()
-        digest = blake2b(digest + block, digest_size=8).digest()
-        hashes.append(int.from_bytes(digest, "little") >> 1)
+        hashes.append(int.from_bytes(blake2b(before + block, digest_size=8).digest(), "little") >> 1)
     return tuple(hashes)

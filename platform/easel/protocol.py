@@ -181,6 +181,8 @@ class Started:
     waited_s: float = 0.0
     """Inside the engine, before the slot."""
     cached_tokens: int = 0
+    runtime: str = ""
+    """What the answer's bits depend on beside request, checkpoint and Easel's version, in words. Empty: not said."""
 
 
 @dataclass(frozen=True, slots=True)

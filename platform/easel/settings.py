@@ -26,15 +26,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from easel.checkpoints import folder_of
 from easel.errors import ConfigurationError
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_base import Settings
 from easel.settings_errors import describe
 from easel.settings_telemetry import TelemetrySettings
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
-
-EMBEDDED = "embedded:"
-"""Prefix of checkpoints that come with the package, as in `embedded:sudoku`."""
 
 DEFAULT_CHECKPOINT = "embedded:sudoku"
 
@@ -54,6 +52,9 @@ class EngineSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
     GPU, where quantised experts run in nothing else. Restart."""
+    deterministic: bool = False
+    """Give an answer the same bytes whatever shares its steps, on GPUs of one type; docs/gpu.md has what it costs. On a
+    CPU the native engine always does. Restart."""
     threads: int | None = Field(None, ge=1, le=512)
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)
@@ -63,22 +64,39 @@ class EngineSettings(Settings):
     """Most tokens of prompt and answer together. The checkpoint's own limit applies as well. Restart."""
     kv_tokens: int | None = Field(None, ge=64)
     """Tokens that the KV cache holds over all sequences. None: `slots * context_tokens`, so that nothing is ever
+    preempted; on a GPU what is free instead, which is more, and prefixes stay longer, or less, and sequences may be
     preempted. Restart."""
+    gpu_memory_fraction: float = Field(0.88, gt=0.0, le=1.0)
+    """Part of the GPU's memory that may be in use when the engine has loaded, whoever uses it: weights and work space
+    first, the KV cache takes the rest. What is left is for monitors, the driver, and whoever comes later. Restart."""
     kv_block_tokens: int = Field(32, ge=1, le=1024)
     """Tokens in one KV block. With `prefix_cache` they divide 256. Restart."""
     prefix_cache: bool = True
     """Keep the KV blocks of prompts' beginnings as long as nobody else needs them, so that the next prompt that begins
     so, a chat's next turn or another question after the same instructions, is not encoded again. In whole chunks of
-    256 tokens. Changes no bit of an answer where the engine is exact (CPU). Restart."""
+    256 tokens. Changes no bit of an answer where the engine is exact (CPU); where it is not (GPU), what an answer's
+    canvases wrote is kept for the next turn too, all but its last canvas. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
-    """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. Live."""
+    """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. From 512
+    on, a chunk of each step is for whoever came first and the rest for short prompts. Live."""
     max_denoising_steps: int | None = Field(None, ge=1, le=1024)
     """Upper bound on denoising steps of one canvas, whatever a request or the checkpoint says. Lower is faster and
     worse. None: no bound beyond the checkpoint's. Live."""
+    step_timeout_s: float = Field(60.0, ge=1.0, le=3600.0)
+    """Seconds after which a step that has not ended counts as hung: requests fail, and the replica is replaced. A step
+    takes milliseconds on a GPU, and a second or two on a CPU at worst. Restart."""
+    compile_cache: str | None = Field(None, min_length=1)
+    """Folder of compiled kernels, for later starts and other replicas of the host. None: Triton's own. Restart."""
     fake_step_ms: float = Field(10.0, ge=0.0, le=60_000.0)
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
     """What each further canvas adds to a step of the fake engine. Restart."""
+
+    @model_validator(mode="after")
+    def _deterministic_engine(self) -> Self:
+        if self.deterministic and self.kind == "vllm":
+            raise ValueError("deterministic: vLLM does not promise it; choose kind native")
+        return self
 
     @model_validator(mode="after")
     def _blocks_fill_chunks(self) -> Self:
@@ -94,7 +112,8 @@ class ModelSettings(Settings):
     """One model: where it comes from, what clients call it, what runs it."""
 
     checkpoint: str = Field(DEFAULT_CHECKPOINT, min_length=1)
-    """A folder with config.json and safetensors, or `embedded:NAME` for one that comes with Easel. Restart."""
+    """A folder with config.json and safetensors, `OWNER/NAME` or `OWNER/NAME@REVISION` on a model hub
+    (docs/checkpoints.md), or `embedded:NAME` for one that comes with Easel. Restart."""
     names: tuple[Name, ...] = Field(("easel",), min_length=1)
     """What `model` may be in a request. The first is the name that answers carry, the rest are aliases. Restart."""
     engine: EngineSettings = EngineSettings()
@@ -122,19 +141,7 @@ class ModelSettings(Settings):
     @property
     def folder(self) -> Path:
         """Where the checkpoint lies. Raises `ConfigurationError` where there is none."""
-        if self.checkpoint.startswith(EMBEDDED):
-            root = Path(__file__).parent / "checkpoints"
-            folder = root / self.checkpoint.removeprefix(EMBEDDED)
-            if not (folder / "config.json").is_file() or folder.parent != root:
-                known = ", ".join(sorted(EMBEDDED + p.parent.name for p in root.glob("*/config.json"))) or "none"
-                raise ConfigurationError(
-                    f"no embedded checkpoint {self.checkpoint!r}; there are: {known}", "checkpoint"
-                )
-            return folder
-        folder = Path(self.checkpoint).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(f"no config.json in {folder}: is it a checkpoint's folder?", "checkpoint")
-        return folder
+        return folder_of(self.checkpoint)
 
 
 class KeyLimits(Settings):
@@ -269,7 +276,8 @@ class DeploymentSettings(Settings):
     cpus: float = Field(1.0, ge=0.0, le=1024.0)
     """Cores that Ray sets aside for a replica. Restart."""
     gpus: float = Field(0.0, ge=0.0, le=64.0)
-    """GPUs that Ray sets aside for a replica. Restart."""
+    """GPUs that Ray sets aside for a replica; it sees no other. 0: none on Kubernetes; `easel serve` gives an engine
+    whose device is `auto` one where there is one for each replica. Restart."""
     graceful_shutdown_timeout_s: float = Field(620.0, ge=0.0, le=86_400.0)
     """Seconds that a replica gets to finish its streams. Keep it above `api.request_timeout_s`. Live."""
     health_check_period_s: float = Field(2.0, gt=0.0, le=3600.0)
@@ -361,6 +369,12 @@ class LocalSettings(Settings):
     """Shared memory for Ray. Streams do not pass through it. Restart."""
     cpus: int | None = Field(None, ge=1)
     """Cores that Ray may plan with. None: those of the machine, and no fewer than the replicas ask for. Restart."""
+    gpus: int | None = Field(None, ge=0, le=1024)
+    """GPUs that Ray may plan with. None: those of the machine. Restart."""
+    every_gpu: bool = False
+    """An engine replica for each `deployments.engine.gpus` GPUs that this machine turns out to have, whatever
+    `deployments.engine.replicas` and autoscaling's `max_replicas` say; and an ingress replica for every 8 of those, or
+    `deployments.ingress.replicas` if that is more. Restart."""
 
 
 class ServeSettings(Settings):
@@ -373,6 +387,21 @@ class ServeSettings(Settings):
     @model_validator(mode="after")
     def _keys_where_others_reach_it(self) -> Self:
         ensure_guarded(self.local.host, self.app.api, "local.host")
+        return self
+
+    @model_validator(mode="after")
+    def _cuda_has_a_gpu(self) -> Self:
+        if self.app.model.engine.device == "cuda" and self.deployments.engine.gpus == 0:
+            raise ValueError(
+                f"app.models.{self.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would "
+                "hide every GPU from the replica; set it to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_replica_takes_gpus(self) -> Self:
+        if self.local.every_gpu and self.deployments.engine.gpus == 0:
+            raise ValueError("local.every_gpu: deployments.engine.gpus says that a replica takes no GPU; set it to 1")
         return self
 
     @model_validator(mode="after")

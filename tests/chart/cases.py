@@ -71,13 +71,15 @@ SWITCHES: dict[str, dict[str, Any]] = {
         },
         "autoscaler": {"enabled": True},
     },
-    "frozen": {"upgrade": {"strategy": "None"}, "suspend": True},
+    "frozen": {
+        "upgrade": {"strategy": "None"},
+        "suspend": True,
+        "gcsFaultTolerance": {"redis": {"address": "rediss://redis:6380", "namespace": "n"}},
+    },
     "no-token": {"auth": {"mode": "disabled"}, "networkPolicy": {"enabled": False}},
     "own-token": {"auth": {"secretName": "ray-token"}},
     "redis": {
-        "gcsFaultTolerance": {
-            "redis": {"address": "redis:6379", "username": "u", "password": {"secretName": "r"}, "namespace": "n"}
-        },
+        "gcsFaultTolerance": {"redis": {"address": "redis:6379", "username": "u", "password": {"secretName": "r"}}},
         "podDisruptionBudgets": {"head": True},
         "workers": {"cpu": {"minReplicas": 3, "maxReplicas": 3}},
     },
@@ -142,9 +144,32 @@ SWITCHES: dict[str, dict[str, Any]] = {
         },
         "head": {"image": {"repository": "head", "tag": "small"}},
     },
+    "long-name": {
+        **CHECKPOINT,
+        "fullnameOverride": "e" * 45,
+        "modelCache": {"enabled": True, "download": DOWNLOAD},
+        "workers": {"cpu": {"maxReplicas": 2}, "g" * 30: {"minReplicas": 2, "maxReplicas": 3}},
+        "networkPolicy": {"hubPorts": [3128]},
+    },
     "extra": {
         "labels": {"team": "a"},
-        "env": [{"name": "A", "value": "1"}],
+        "env": [{"name": "A", "value": "1"}, {"name": "RAY_SERVE_LOG_TO_STDERR", "value": "0"}],
+        "head": {"env": [{"name": "A", "value": "2"}], "rayStartParams": {"dashboard-host": "127.0.0.1"}},
+        "workers": {
+            "cpu": {
+                "env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "b", "key": "b"}}}],
+                "volumes": [{"name": "authority", "configMap": {"name": "authority"}}],
+                "volumeMounts": [{"name": "authority", "mountPath": "/etc/ssl/authority", "readOnly": True}],
+                "topologySpread": [
+                    {
+                        "maxSkew": 1,
+                        "topologyKey": "rack",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": {"matchLabels": {"team": "a"}},
+                    }
+                ],
+            }
+        },
         "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}}],
         "nameOverride": "canvas",
         "global": {"anything": True},
@@ -158,7 +183,7 @@ ADDITIONS = {
     f"deployments/{name}/{extra.stem}": environment_values([*files, extra])
     for name, files in environments()
     for extra in sorted(files[-1].parent.glob("*.yaml"))
-    if extra.name not in ("values.yaml", "serve.yaml", "easel.yaml")
+    if extra.name not in ("values.yaml", "serve.yaml", "serve-kubernetes.yaml", "easel.yaml")
 }
 """What may be laid upon them."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from easel.settings import TelemetrySettings
 from ops.chart.carried import merged
 from tests.chart.cases import CHECKPOINT, DOWNLOAD, HASH, SWITCHES
 from tests.chart.helm import OPEN, VERSIONS, Refused, render
@@ -45,6 +46,16 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
         {**engine(gpus=2, autoscaling={"max_replicas": 3}), "workers": {"g": {"gpu": {"count": 3}, "maxReplicas": 2}}},
         "3 replicas of 2 gpus do not fit into the 2 places",
     ),
+    "not enough cores": (engine(replicas=2), "2 engine replicas of 1 need 2.5 cpus, and all pods of workers together"),
+    "not enough cores while nothing adds pods": (
+        {**engine(replicas=2), "workers": {"cpu": {"maxReplicas": 2}}, "autoscaler": {"enabled": False}},
+        "together have 2;",
+    ),
+    "vLLM's cache": (
+        {**engine(gpus=1), **model(engine={"kind": "vllm", "kv_tokens": 4096})},
+        "engine.kv_tokens means nothing to the vllm engine",
+    ),
+    "vLLM without a GPU": (model(engine={"kind": "vllm"}), "runs on GPUs alone: set serve.deployments.engine.gpus"),
     "no group": ({"workers": {"cpu": None}}, "there is no group"),
     "a relative checkpoint": (model(checkpoint="models/x"), "a path from /"),
     "no cache": (model(checkpoint="/models/x"), "modelCache.enabled is false"),
@@ -66,6 +77,29 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
         "head.rayStartParams.labels is KubeRay",
     ),
     "KubeRay's own variable": ({"env": [{"name": "RAY_AUTH_MODE", "value": "disabled"}]}, "RAY_AUTH_MODE is KubeRay's"),
+    "a variable twice": (
+        {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+        "env: A stands there twice",
+    ),
+    "Ray's address": ({"head": {"env": [{"name": "RAY_ADDRESS", "value": "x"}]}}, "RAY_ADDRESS is KubeRay's"),
+    "a label of ours": ({"labels": {"app.kubernetes.io/version": "2"}}, "labels: app.kubernetes.io/version is"),
+    "a label that policies go by": (
+        {"workers": {"cpu": {"labels": {"app.kubernetes.io/component": "x"}}}},
+        "workers.cpu.labels: app.kubernetes.io/component is",
+    ),
+    "a label that KubeRay ignores": ({"head": {"labels": {"ray.io/group": "x"}}}, "head.labels: ray.io/group is"),
+    "a volume of ours": (
+        {"workers": {"cpu": {"volumes": [{"name": "tmp", "emptyDir": {}}]}}},
+        "workers.cpu.volumes: tmp is",
+    ),
+    "an account that KubeRay cuts": (
+        {"fullnameOverride": "e" * 46, "autoscaler": {"enabled": True}},
+        "has 51 characters, and KubeRay cuts",
+    ),
+    "one state for two clusters": (
+        {"gcsFaultTolerance": {"redis": {"address": "redis:6379", "namespace": "n"}}},
+        "would write over each other's state",
+    ),
     "a group called head": ({"workers": {"head": {}}}, "that name is the head's"),
     "an old Ray": ({"rayVersion": "2.51.0"}, "needs Ray 2.52"),
     "no class of gateway": (
@@ -102,6 +136,27 @@ def test_helm_4_says_the_same() -> None:
         # All that is wrong at once.
         assert GUARDS["no room"][1] in str(refused.value)
         assert GUARDS["bounds of pods"][1] in str(refused.value)
+
+
+@pytest.mark.skipif("otlp_endpoint" not in TelemetrySettings.model_fields, reason="nothing is sent anywhere yet")
+@pytest.mark.parametrize(
+    ("endpoint", "policy", "passes"),
+    [
+        ("http://collector:4318", {}, False),
+        ("http://collector:4318", {"telemetry": [{"namespaceSelector": {}}]}, True),
+        ("http://collector:9", {"telemetry": [{"namespaceSelector": {}}]}, False),
+        ("https://otel.example/v1", {"telemetry": [{"namespaceSelector": {}}], "telemetryPorts": [443]}, True),
+        ("http://collector:9", {"extraEgress": [{"to": [{"namespaceSelector": {}}]}]}, True),
+        ("http://collector:4318", {"enabled": False}, True),
+    ],
+)
+def test_a_collector_that_no_policy_lets_replicas_reach(endpoint: str, policy: dict[str, Any], passes: bool) -> None:
+    asked = {"serve": {"app": {"telemetry": {"otlp_endpoint": endpoint}}}, "networkPolicy": policy}
+    if passes:
+        render(merged(OPEN, asked))
+    else:
+        with pytest.raises(Refused, match="name the collector in networkPolicy"):
+            render(merged(OPEN, asked))
 
 
 CLUSTER = ("--api-versions", "apiregistration.k8s.io/v1")

@@ -65,12 +65,14 @@ def test_probes_find_their_tools(text: str) -> None:
 
 
 def test_versions_are_those_of_everybody(text: str) -> None:
-    assert "PIP_CONSTRAINT=/src/constraints.txt" in text
+    assert "PIP_CONSTRAINT=/src/constraints.txt" in text or "PIP_CONSTRAINT=/src/${CONSTRAINTS}" in text
+    assert "ARG CONSTRAINTS=constraints.txt\n" in text or "CONSTRAINTS" not in text.replace("PIP_CONSTRAINT", "")
     for line in instructions(text):
         assert not line.startswith("ADD")
         if line.startswith("COPY") and "--from" not in line:
             assert set(line.split()[1:-1]) <= {
                 "constraints.txt",
+                "constraints-vllm.txt",
                 "ops/images/head.txt",
                 "pyproject.toml",
                 "README.md",

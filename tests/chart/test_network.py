@@ -9,7 +9,7 @@ import pytest
 
 from ops.chart.carried import merged
 from tests.chart.cases import CASES
-from tests.chart.helm import OPEN, Object, Rendered, render
+from tests.chart.helm import OPEN, ROOT, Object, Rendered, render
 
 Labels = dict[str, str]
 
@@ -122,6 +122,9 @@ def test_only_the_download_reaches_the_hub() -> None:
     assert reaches(objects, pods["job"], DNS, 53, "UDP")
     assert not reaches(objects, pods["cpu"], INTERNET, 443)
     assert not reaches(objects, pods["job"], pods["head"], 6379)
+    behind = render(CASES["long-name"])
+    job = next(pod for name, pod in behind.templates.items() if "download" in name)
+    assert reaches(behind, Place(job["metadata"]["labels"]), INTERNET, 3128), "a proxy"
     inside = render(CASES["download-ephemeral"])
     assert reaches(inside, places(inside)["cpu"], INTERNET, 443)
 
@@ -166,4 +169,12 @@ def test_routes_leave_streams_alone() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-next-upstream"] == "off"
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "8m", "what is given wins"
     assert annotations["haproxy.org/timeout-server"] == "660s"
+    assert annotations["haproxy-ingress.github.io/timeout-server"] == "660s"
+    # What tests/integration/test_proxies.py runs is the page, so the page has to say what the chart sets.
+    page = (ROOT / "docs/proxies.md").read_text()
+    patience = annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+    nginx, haproxy = ("proxy_read_timeout", "proxy_send_timeout"), ("timeout client", "timeout server")
+    for line in (*nginx, *haproxy, "stream_idle_timeout:"):
+        assert f"{line} {patience}s" in page, line
+    assert f"timeout: {rules(objects)[0]['timeouts']['request']}" in page
     assert "annotations" not in render(CASES["ingress-plain"]).one("Ingress")["metadata"]

@@ -162,6 +162,42 @@ def test_gpus() -> None:
     assert "topologySpreadConstraints" not in groups["mig"]["template"]["spec"]
 
 
+def test_what_is_given_takes_the_place_of_the_charts_own() -> None:
+    """Kubernetes refuses a list with a name twice, and reads the last of two equal keys."""
+    objects = render(CASES["extra"])
+    for name in CASES:
+        for pod in render(CASES[name]).templates.values():
+            for container in containers(pod):
+                for field, key in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "name")):
+                    found = [item[key] for item in container.get(field, [])]
+                    assert len(set(found)) == len(found), field
+            names = [volume["name"] for volume in pod["spec"]["volumes"]]
+            assert len(set(names)) == len(names)
+    head, worker = environment(objects.templates["head"]), environment(objects.templates["cpu"])
+    assert (head["A"], worker["A"]) == ("2", "1")
+    assert head["RAY_SERVE_LOG_TO_STDERR"] == worker["RAY_SERVE_LOG_TO_STDERR"] == "0"
+    assert worker["B"] is None
+    assert objects.cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "127.0.0.1"
+    pod = objects.templates["cpu"]["spec"]
+    assert {"name": "authority", "configMap": {"name": "authority"}} in pod["volumes"]
+    assert pod["containers"][0]["volumeMounts"][-1]["mountPath"] == "/etc/ssl/authority"
+
+
+def test_pods_spread_within_their_own_cluster() -> None:
+    pod = render(OPEN).templates["cpu"]
+    own = pod["spec"]["topologySpreadConstraints"]
+    assert [item["topologyKey"] for item in own] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for item in own:
+        assert (
+            item["labelSelector"]["matchLabels"].items() <= render(OPEN).templates["cpu"]["metadata"]["labels"].items()
+        )
+        assert item["matchLabelKeys"] == ["ray.io/cluster"], "pods of the cluster that goes do not count"
+    [theirs] = render(CASES["extra"]).templates["cpu"]["spec"]["topologySpreadConstraints"]
+    assert theirs["labelSelector"] == {"matchLabels": {"team": "a"}}
+    assert "matchLabelKeys" not in theirs
+
+
+ROOMY = merged(OPEN, {"workers": {"cpu": {"cpus": 4}}})
 IN_PLACE: dict[str, dict[str, Any]] = {
     "replicas": {"serve": {"deployments": {"engine": {"replicas": 2}}}},
     "limits": {"serve": {"app": {"api": {"request_timeout_s": 60}, "router": {"queue_timeout_s": 5}}}},
@@ -178,7 +214,7 @@ IN_PLACE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_this_makes_no_new_cluster(name: str) -> None:
-    assert render(merged(OPEN, IN_PLACE[name])).cluster == render(OPEN).cluster
+    assert render(merged(ROOMY, IN_PLACE[name])).cluster == render(ROOMY).cluster
 
 
 def test_numbers_of_pods_are_all_that_changes() -> None:

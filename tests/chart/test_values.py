@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from easel.api.keys import KeyFile
-from easel.settings import ConfigurationError
+from easel.capabilities import TABLE
+from easel.settings import ConfigurationError, load
 from ops.chart.carried import environment_values, environments, merged, settings_of
 from ops.chart.pages import SERVE_DEFAULTS
 from ops.chart.values import Values
@@ -20,6 +21,12 @@ from tests.chart.helm import CHART, OPEN, ROOT, VERSIONS, Refused, render
 from tests.chart.kinds import check_custom
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a number in the environment": ({"env": [{"name": "A", "value": 1}]}, "env"),
+    "a variable without a name": ({"head": {"env": [{"value": "1"}]}}, "env"),
+    "a timeout of nothing": ({"upgrade": {"initializingTimeout": "0s"}}, "initializingTimeout"),
+    "a block that is taken away": ({"ingress": None}, "ingress"),
+    "a list that is taken away": ({"env": None}, "env"),
+    "a value that is taken away": ({"networkPolicy": {"clients": None}}, "clients"),
     "a misspelt block": ({"autoscaller": {}}, "autoscaller"),
     "a misspelt value": ({"head": {"cpu": 1}}, "cpu"),
     "a misspelt value of a group": ({"workers": {"cpu": {"gpus": 1}}}, "gpus"),
@@ -119,8 +126,22 @@ def test_environments_hold_settings_that_easel_takes(name: str) -> None:
     settings = settings_of(environment_values(dict(environments())[name]))
     engine = settings.deployments.engine
     assert engine.max_ongoing_requests >= settings.app.model.engine.slots + settings.app.router.surplus_requests
-    assert settings.app.api.keys_file == "/etc/easel/keys/keys.yaml"
-    assert not settings.app.api.open_to_all
+    for tier in settings.app.model.tiers.values():
+        for limit in tier.limits:
+            field = {"max_denoising_steps": "max_steps"}.get(limit, limit)
+            assert TABLE[field][settings.app.model.engine.kind].works, f"{limit}: every such request would get 400"
+    if name != "local":
+        assert settings.app.api.keys_file == "/etc/easel/keys/keys.yaml"
+        assert not settings.app.api.open_to_all
+
+
+def test_a_laptops_cluster_serves_what_the_laptop_serves() -> None:
+    here, there = load(ROOT / "deployments/local/easel.yaml"), settings_of(CASES["deployments/local"])
+    assert (there.app.models, there.app.playground, there.deployments) == (
+        here.app.models,
+        here.app.playground,
+        here.deployments,
+    )
 
 
 def test_what_the_schema_lets_through_easel_refuses_too() -> None:

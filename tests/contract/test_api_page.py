@@ -19,6 +19,7 @@ from easel.api.schemas import (
     ChatMessage,
     CompletionBody,
     StreamOptions,
+    TemplateOptions,
 )
 from easel.settings import ApiSettings
 from tests.unit.api.edge import Stream, edge, saying, spell, write_checkpoint
@@ -45,9 +46,10 @@ def served() -> list[str]:
         ("stream_options.", StreamOptions),
         ("easel.", EaselOptions),
         ("messages.N.", ChatMessage),
+        ("chat_template_kwargs.", TemplateOptions),
     ):
         for name, field in part.model_fields.items():
-            routes = "chat" if prefix.startswith("m") else "both"
+            routes = "chat" if prefix[0] in "mc" else "both"
             rows[prefix + name] = f"| `{prefix}{name}` | {routes} | {cell(field.description or '')} |"
     return [rows[name] for name in sorted(rows)]
 
@@ -75,7 +77,7 @@ def test_the_page_has_no_row_for_a_parameter_that_is_not_there() -> None:
 async def test_the_page_lists_every_route(tmp_path: Path) -> None:
     async with edge(write_checkpoint(tmp_path)) as e:
         for route in e.app.routes:
-            path = str(getattr(route, "path", "")).replace("{model_id:path}", "{id}")
+            path = re.sub(r"\{\w+:path\}", "{id}", str(getattr(route, "path", "")))
             for method in getattr(route, "methods", set()) - {"HEAD"}:
                 assert re.search(rf"^\|.*`{method} {re.escape(path)}`.* \|", PAGE, re.MULTILINE), path
 

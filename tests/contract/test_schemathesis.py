@@ -6,10 +6,7 @@ be served is not asked for here.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,33 +16,9 @@ from jsonschema import Draft202012Validator
 from schemathesis import GenerationMode, checks
 
 from easel.api.openapi import OPERATIONS
-from tests.unit.api.edge import edge, saying, served, write_checkpoint
 
 EXAMPLES = 15
 """Of each operation and mode."""
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in a thread with an event loop of its own."""
-    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-    started, found = threading.Event(), []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with edge(checkpoint, saying("Some text.")) as e, served(e.app) as address:
-            found.append(address)
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert started.wait(20)
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
 
 
 ASKED = [(path, method, GenerationMode.POSITIVE) for path, o in OPERATIONS.items() for method in o.methods]

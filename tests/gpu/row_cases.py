@@ -7,9 +7,10 @@ from torch.nn.functional import gelu
 
 from easel.engine.native.kernels.embed import embed
 from easel.engine.native.kernels.groups import Groups
+from easel.engine.native.kernels.routing import Routing
 from easel.engine.native.kernels.rows import after_attention, after_feed_forward, gelu_gate, norm
 
-HIDDEN, WIDE, ROWS, EPS, VOCAB = 2816, 2112, 256, 1e-6, 262144
+HIDDEN, WIDE, ROWS, EPS, VOCAB, TOP_K = 2816, 2112, 256, 1e-6, 262144, 8
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:
@@ -31,6 +32,14 @@ def groups_of(count: int) -> Groups:
     return Groups(start, length, (torch.arange(count, device="cuda") < count // 2).to(torch.int32))
 
 
+def routed_by(rows: int) -> tuple[torch.Tensor, Routing]:
+    """Random outputs of experts, and random weights and slots of them for every row."""
+    routing = Routing.for_rows(rows, 128, TOP_K, "cuda")
+    routing.weights[:] = torch.rand(rows, TOP_K, device="cuda")
+    routing.slot[:] = torch.randperm(rows * TOP_K, device="cuda").view(rows, TOP_K).int()
+    return some(rows * TOP_K, HIDDEN), routing
+
+
 def errors(count: int) -> dict[str, float]:
     """Relative error of each output of each kernel, for `count` groups."""
     groups, rows, found = groups_of(count), count * ROWS, {}
@@ -41,7 +50,7 @@ def errors(count: int) -> dict[str, float]:
     def compare(name: str, got: torch.Tensor, wanted: torch.Tensor) -> None:
         found[name] = float((got.float() - wanted).norm() / wanted.norm())
 
-    x, mixed, routed = (some(rows, HIDDEN) for _ in range(3))
+    x, mixed = (some(rows, HIDDEN) for _ in range(2))
     a, b, c, d = (some(HIDDEN, at=1.0) for _ in range(4))
     out = [poisoned(rows, HIDDEN) for _ in range(4)]
     norm(x, a, EPS, out[0])
@@ -56,7 +65,9 @@ def errors(count: int) -> dict[str, float]:
         compare(f"after_attention {name}", got, rms(h) * weight.float())
     compare("after_attention h", out[0], h)
     scalars = some(1, at=1.0), some(1, at=2.0)
-    after_feed_forward(x, mixed, routed, a, b, c, *scalars, groups, d, EPS, out[0], out[1])
+    narrow, routing = routed_by(rows)
+    routed = (narrow[routing.slot.long()].float() * routing.weights[..., None]).sum(1)
+    after_feed_forward(x, mixed, narrow, routing, a, b, c, *scalars, groups, d, EPS, out[0], out[1])
     wanted = x.float() + rms(rms(mixed) * a.float() + rms(routed) * b.float()) * c.float()
     wanted = wanted * torch.where(encodes, *(s.float() for s in scalars)) * holds[:, None]
     compare("after_feed_forward x", out[0], wanted)

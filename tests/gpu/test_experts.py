@@ -49,13 +49,29 @@ def test_a_captured_graph_gives_the_same_bits_every_time_and_follows_its_inputs(
         case.all()
     outputs = []
     for _ in range(3):
-        case.out.fill_(float("nan"))
+        case.space.narrow.fill_(float("nan"))
         graph.replay()
-        outputs.append(case.out.clone())
+        outputs.append(bench.weighted_sum(case.routing[0], case.space.narrow, 512))
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
     case.length[1] = 7
     graph.replay()
-    assert torch.equal(case.out[:263], outputs[0][:263])
-    assert not case.out[263:].any()
+    shorter = bench.weighted_sum(case.routing[0], case.space.narrow, 512)
+    assert torch.equal(shorter[:263], outputs[0][:263])
+    assert not shorter[263:].any()
     assert outputs[0][263:].any()
+
+
+def test_a_canvas_has_the_same_bits_in_any_company(bench: Any, packed: Any) -> None:
+    """Each number of canvases has tiles and products of its own; all add up in one order."""
+    found = []
+    for canvases in (1, 2, 3, 4, 6, 8, 16, 32):
+        case = bench.Case(canvases, [packed])
+        generator = torch.Generator("cuda").manual_seed(0)
+        case.x[:256] = torch.randn(256, bench.HIDDEN, device="cuda", generator=generator).bfloat16()
+        case.logits[0][:256] = torch.randn(256, bench.EXPERTS, device="cuda", generator=generator).bfloat16()
+        case.all()
+        slots, weights = case.routing[0].slot[:256].long(), case.routing[0].weights[:256]
+        found.append((case.space.wide[slots], case.space.narrow[slots], weights.clone()))
+    for one in found[1:]:
+        assert all(torch.equal(left, right) for left, right in zip(one, found[0], strict=True))

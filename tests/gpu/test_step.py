@@ -35,7 +35,7 @@ BLOCK = 32
 SLOTS = 32
 
 
-def cuda_runner() -> tuple[Any, KvCache, RuleBook]:
+def cuda_runner(deterministic: bool = False) -> tuple[Any, KvCache, RuleBook]:
     """The runner that is served, its pools, and the rules requests are held to."""
     from easel.engine.native.cuda_assembly import build_runner
 
@@ -43,7 +43,7 @@ def cuda_runner() -> tuple[Any, KvCache, RuleBook]:
     with torch.inference_mode():
         weights = load_weights(FOLDER, config, torch.bfloat16, "cuda")
     kv = KvCache(SLOTS * 32, SLOTS * 32, BLOCK, config.window)
-    runner = build_runner(config, weights, defaults, kv, PhiloxNoise(), SLOTS, 512, 256)
+    runner = build_runner(config, weights, defaults, kv, PhiloxNoise(), SLOTS, 512, 256, deterministic)
     return runner, kv, RuleBook(config, defaults, 512, 256)
 
 
@@ -62,12 +62,17 @@ def puzzles(count: int) -> list[tuple[str, tuple[int, ...]]]:
     ]
 
 
-def decode(runner: Any, kv: KvCache, rules: RuleBook, prompts: list[tuple[int, ...]]) -> list[list[int]]:
-    """What each prompt is answered, as many at a time as there are seats."""
+def decode(
+    runner: Any, kv: KvCache, rules: RuleBook, prompts: list[tuple[int, ...]], temperature: float = 0.0,
+    entropies: dict[tuple[int, ...], list[float]] | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """What each prompt is answered, as many at a time as there are seats. `entropies`: gets those of every step."""
     scheduler = Scheduler(kv, Limits(SLOTS, 512), 256)
     order = {}
     for index, prompt in enumerate(prompts):
-        request = GenerationRequest(id=str(index), prompt=prompt, max_tokens=128, sampling=Sampling(temperature=0.0))
+        request = GenerationRequest(
+            id=str(index), prompt=prompt, max_tokens=128, sampling=Sampling(temperature=temperature)
+        )
         sequence = rules.sequence(request, kv, None, 0.0, index)
         order[sequence] = index
         scheduler.add(sequence)
@@ -75,6 +80,9 @@ def decode(runner: Any, kv: KvCache, rules: RuleBook, prompts: list[tuple[int, .
     while scheduler.sequences:
         plan, told = scheduler.plan(0.0, 0.0)
         results = runner.run(plan)
+        if entropies is not None:
+            for sequence, result in results.items():
+                entropies.setdefault(sequence.request.prompt, []).extend(result.entropies)
         told += scheduler.advance(plan, results, 0.0, 0.0, 0.0)
         for sequence, event in told:
             if isinstance(event, CanvasCommitted):
@@ -171,3 +179,14 @@ def test_solves_as_many_puzzles_as_the_cpu() -> None:
     # The CPU solves 1000, 1000 and 979 of 1000 a band over HTTP.
     assert sum(solved[:200]) >= 198
     assert sum(solved[200:]) >= 94
+
+
+def test_deterministic_answers_have_the_same_bits_in_any_company() -> None:
+    runner, kv, rules = cuda_runner(deterministic=True)
+    assert runner.exact
+    prompts = [prompt for _, prompt in puzzles(16)]
+    alone: dict[tuple[int, ...], list[float]] = {}
+    among: dict[tuple[int, ...], list[float]] = {}
+    single = [decode(runner, kv, rules, [prompt], 0.7, alone)[0] for prompt in prompts]
+    assert decode(runner, kv, rules, prompts, 0.7, among) == single
+    assert among == alone  # every position's entropy in every step, to the last bit

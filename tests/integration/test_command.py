@@ -136,6 +136,33 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     assert answer.status_code == 200
 
 
+def test_every_gpu_gets_an_engine_replica(
+    config: Path, tmp_path: Path, commands: list[Command], environment: None
+) -> None:
+    """GPUs that are not there, for engines that need none: Ray plans with as many as it is told."""
+    data = yaml.safe_load(config.read_text())
+    data["deployments"]["engine"] |= {"gpus": 1, "cpus": 0.1}
+    data["local"] |= {"every_gpu": True, "gpus": 3}
+    path = tmp_path / "gpus.yaml"
+    path.write_text(yaml.safe_dump(data))
+    command = Command(path)
+    commands.append(command)
+    url = command.find(r"Listening on (\S+)\. ")
+    assert "GPUs: 3, 1 for each engine. Replicas: 3 engine, 1 ingress.\n" in command.lines
+    folder = Path(command.find(r"cat (\S+)/token"))
+
+    def engines() -> int:
+        own = {process.pid for process in processes.members(str(folder), None)}
+        titles = [one.info["cmdline"] for one in psutil.process_iter(["cmdline"]) if one.pid in own]
+        return sum(title[:1] == ["ray::ServeReplica:easel:engine"] for title in titles if title)
+
+    wait_until(lambda: engines() == 3, "three engines run")
+    body = {"model": "easel", "prompt": "Hello", "max_tokens": 8}
+    assert httpx.post(url + "/v1/completions", json=body, timeout=60, trust_env=False).status_code == 200
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 0
+
+
 def test_a_taken_port_is_said_before_anything_starts(local: Local, config: Path, commands: list[Command]) -> None:
     before = set(session._root().glob("*/*.json"))
     command = Command(config, "--port", str(local.session.ports.api))

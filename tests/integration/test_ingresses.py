@@ -164,6 +164,47 @@ def test_an_ingress_killed_under_load_breaks_its_own_connections_only(wide: Loca
     assert post(wide, QUICK).status_code == 200
 
 
+def test_a_request_is_cancelled_through_whichever_ingress(wide: Local, tmp_path: Path) -> None:
+    """Eight of them, so that a cancel that stays where it came in would miss some of them."""
+    names = [f"cancel-me/{number}" for number in range(2 * SLOTS)]
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url = f"{wide.session.url}{PATH}/v1"
+
+    def ask(number: int) -> tuple[int, str]:
+        body = {"model": "easel", "prompt": f"hold {tmp_path}/{number}", "max_tokens": 900, "stream": number % 2 == 0}
+        answer = httpx.post(
+            f"{url}/completions",
+            json=body,
+            headers=headers | {"x-request-id": names[number]},
+            timeout=90,
+            trust_env=False,
+        )
+        assert answer.headers["x-request-id"] == names[number]
+        return answer.status_code, answer.text
+
+    def cancel(name: str) -> httpx.Response:
+        return httpx.delete(f"{url}/requests/{name}", headers=headers, timeout=30, trust_env=False)
+
+    busy = busy_slots(wide, "wide")
+    with ThreadPoolExecutor(len(names)) as pool:
+        asked = [pool.submit(ask, number) for number in range(len(names))]
+        wait_until(lambda: busy() >= len(names), "every slot is taken")
+        unknown = cancel("never-there")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "request_not_found")
+        assert not any(one.done() for one in asked)
+        cancelled = [cancel(name) for name in names]
+        assert [answer.status_code for answer in cancelled] == [200] * len(names), [a.text for a in cancelled]
+        for number, one in enumerate(asked):
+            status, text = one.result(60)
+            assert status == 200, text
+            assert '"finish_reason":"cancelled"' in text.replace(" ", "")
+            assert text.rstrip().endswith("data: [DONE]" if number % 2 == 0 else "}")
+    for number in range(len(names)):
+        wait_until((tmp_path / f"{number}.left").exists, "the engine was told")
+    wait_until(lambda: busy() == 0, "every slot is free")
+    assert [cancel(name).status_code for name in names[:3]] == [404] * 3
+
+
 def test_below_its_path_the_application_asks_for_a_key(wide: Local) -> None:
     url = f"{wide.session.url}{PATH}/v1"
     assert httpx.get(f"{url}/models", timeout=30, trust_env=False).status_code == 401

@@ -8,6 +8,7 @@ pods on one volume: the first takes a lock, the others wait for the mark.
 Owns: downloading, checking, marking. Refuses to know: what is in the files.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,13 +40,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def expected(wanted: dict) -> dict[str, str | None]:
-    """Every file to have, with the checksum that the hub keeps for it, if it keeps one."""
+def expected(wanted: dict) -> dict[str, tuple[int | None, str | None]]:
+    """Every file to have, with its size, and the checksum that the hub keeps for it, if it keeps one."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(wanted["repository"], revision=wanted["revision"], files_metadata=True)
     found = {
-        file.rfilename: file.lfs.sha256 if file.lfs else None
+        file.rfilename: (file.size, file.lfs.sha256 if file.lfs else None)
         for file in info.siblings or []
         if any(fnmatch(file.rfilename, pattern) for pattern in wanted["files"])
     }
@@ -54,10 +55,28 @@ def expected(wanted: dict) -> dict[str, str | None]:
     return found
 
 
-def check(part: Path, files: dict[str, str | None], own: dict[str, str]) -> list[str]:
+def fetch(part: Path, name: str, size: int | None, wanted: dict) -> None:
+    """One file. The client's own way to take a folder begins a file that broke off anew; a shard has gigabytes."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    target, partial = part / name, part / f"{name}.partial"
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    have = partial.stat().st_size if partial.exists() else 0
+    say(f"{name}: {size} bytes" + (f", from {have} on" if have else ""))
+    with partial.open("ab") as file:
+        url = hf_hub_url(wanted["repository"], name, revision=wanted["revision"])
+        http_get(url, file, resume_size=have, headers=build_hf_headers(), expected_size=size)
+    partial.rename(target)
+
+
+def check(part: Path, files: dict[str, tuple[int | None, str | None]], own: dict[str, str]) -> list[str]:
     """What is wrong. A file whose checksum is wrong is removed, so that the next attempt takes it again."""
     wrong = [f"{name}: the repository has no such file" for name in sorted(set(own) - set(files))]
-    for name, hub in sorted(files.items()):
+    for name, (_, hub) in sorted(files.items()):
         path = part / name
         if not path.is_file():
             wrong.append(f"{name}: missing")
@@ -70,17 +89,15 @@ def check(part: Path, files: dict[str, str | None], own: dict[str, str]) -> list
 
 
 def download(folder: Path, wanted: dict) -> None:
-    from huggingface_hub import snapshot_download
-
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     files = expected(wanted)
     say(f"downloading {len(files)} files of {wanted['repository']} at {wanted['revision']}")
-    snapshot_download(wanted["repository"], revision=wanted["revision"], local_dir=part, allow_patterns=wanted["files"])
+    for name, (size, _) in sorted(files.items()):
+        fetch(part, name, size, wanted)
     wrong = check(part, files, wanted["sha256"])
     if wrong:
         raise SystemExit("not as it should be:\n  " + "\n  ".join(wrong))
-    shutil.rmtree(part / ".cache", ignore_errors=True)
     (part / MARK).write_text(json.dumps(wanted))
     if folder.exists():
         # Another revision lies there, which running replicas may have open: they keep what they have open.
@@ -113,5 +130,21 @@ def main(argv: list[str]) -> None:
     say(f"{folder}: {wanted['repository']} at {wanted['revision']}")
 
 
+def guarded(argv: list[str]) -> None:
+    """`main`, with a sentence for a volume that cannot be used."""
+    try:
+        main(argv)
+    except OSError as error:
+        folder = Path(json.loads(os.environ["EASEL_DOWNLOAD"])["folder"]).parent
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SystemExit(
+                f"{error}: user {os.getuid()} may not write to {folder}. With kind: hostPath, make the folder on each "
+                f"node: install -d -o {os.getuid()} -g {os.getgid()} FOLDER"
+            ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SystemExit(f"{error}: {folder} is full; what is there is gone on with when it is larger") from None
+        raise
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    guarded(sys.argv[1:])

@@ -9,6 +9,7 @@
 {{- $model := include "easel.model" . | fromJson -}}
 {{- $groups := include "easel.groups" . | fromJson -}}
 {{- $autoscaled := include "easel.autoscaled" . -}}
+{{- $ours := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/part-of" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "app.kubernetes.io/created-by" -}}
 {{- $api := mustMergeOverwrite (deepCopy $defaults.app.api) (deepCopy (dig "app" "api" dict .Values.serve)) -}}
 
 {{- /* Who may call. */ -}}
@@ -52,7 +53,29 @@
 {{- end -}}
 {{- end -}}
 
+{{- if eq $model.whole.engine.kind "vllm" -}}
+{{- range list "kv_tokens" "kv_block_tokens" "threads" -}}
+{{- if ne (toJson (get $model.whole.engine .)) (toJson (get $defaults.model.engine .)) -}}
+{{- $wrong = append $wrong (printf "serve.app.models.%s.engine.%s means nothing to the vllm engine, which would not start; take it out" $model.key .) -}}
+{{- end -}}
+{{- end -}}
+{{- if or (eq $model.whole.engine.device "cpu") (eq (float64 $tiers.engine.gpus) 0.0) -}}
+{{- $wrong = append $wrong (printf "serve.app.models.%s.engine.kind=vllm runs on GPUs alone: set serve.deployments.engine.gpus, and no device cpu" $model.key) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Replicas have room. */ -}}
+{{- $cores := 0.0 -}}
+{{- range $groups -}}
+{{- $pods := int .maxReplicas -}}
+{{- if not $autoscaled -}}{{- $pods = ternary (int .minReplicas) (int .replicas) (kindIs "invalid" .replicas) -}}{{- end -}}
+{{- $_ := set . "most" $pods -}}
+{{- $cores = addf $cores (mulf (float64 .cpus) (float64 $pods)) -}}
+{{- end -}}
+{{- $asked := addf (mulf (float64 $tiers.ingress.replicas) (float64 $tiers.ingress.cpus)) (mulf (float64 $most) (float64 $tiers.engine.cpus)) -}}
+{{- if and $groups (gt (float64 $asked) (float64 $cores)) -}}
+{{- $wrong = append $wrong (printf "serve.deployments: %v ingress replicas of %v cpus and %d engine replicas of %v need %v cpus, and all pods of workers together have %v; raise workers.GROUP.cpus or workers.GROUP.maxReplicas, or ask for less" $tiers.ingress.replicas $tiers.ingress.cpus $most $tiers.engine.cpus $asked $cores) -}}
+{{- end -}}
 {{- range $tier := list "ingress" "engine" -}}
 {{- $asks := get $tiers $tier -}}
 {{- $fits := false -}}
@@ -61,7 +84,7 @@
 {{- if and (ge (float64 .cpus) (float64 $asks.cpus)) (ge (float64 .gpu.count) (float64 $asks.gpus)) -}}
 {{- $fits = true -}}
 {{- if gt (float64 $asks.gpus) 0.0 -}}
-{{- $places = add $places (mul (int .maxReplicas) (int (floor (divf (float64 .gpu.count) (float64 $asks.gpus))))) -}}
+{{- $places = add $places (mul (int .most) (int (floor (divf (float64 .gpu.count) (float64 $asks.gpus))))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -98,12 +121,35 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Telemetry. */ -}}
+{{- $collector := dig "app" "telemetry" "otlp_endpoint" "" .Values.serve -}}
+{{- with $values.networkPolicy -}}
+{{- if and $collector .enabled -}}
+{{- $port := ternary 443 80 (hasPrefix "https:" $collector) -}}
+{{- with (regexFind ":[0-9]+" (regexReplaceAll "^https?://" $collector "")) -}}{{- $port = int (trimPrefix ":" .) -}}{{- end -}}
+{{- $open := false -}}
+{{- range .telemetryPorts -}}{{- if eq (int .) (int $port) -}}{{- $open = true -}}{{- end -}}{{- end -}}
+{{- if not (or .extraEgress (and .telemetry $open)) -}}
+{{- $wrong = append $wrong (printf "serve.app.telemetry.otlp_endpoint: no policy lets replicas reach %s; name the collector in networkPolicy.telemetry and port %d in networkPolicy.telemetryPorts" $collector $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* KubeRay. */ -}}
 {{- if gt (len $name) 47 -}}
 {{- $wrong = append $wrong (printf "the name %q has %d characters, and KubeRay takes 47 at most; set fullnameOverride" $name (len $name)) -}}
 {{- end -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
 {{- $wrong = append $wrong (printf "the name %q has to begin with a letter and hold small letters, digits and dashes only; set fullnameOverride" $name) -}}
+{{- end -}}
+{{- $account := include "easel.headServiceAccountName" . -}}
+{{- if and $autoscaled (gt (len $account) 50) -}}
+{{- $wrong = append $wrong (printf "the head's service account %q has %d characters, and KubeRay cuts what is above 50 off its beginning; set serviceAccount.name or fullnameOverride to something shorter" $account (len $account)) -}}
+{{- end -}}
+{{- range $key, $_ := $values.labels -}}
+{{- if or (has $key $ours) (eq $key "helm.sh/chart") -}}
+{{- $wrong = append $wrong (printf "labels: %s is the chart's own; take it out" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- range $group, $pod := $groups -}}
 {{- if gt (int $pod.minReplicas) (int $pod.maxReplicas) -}}
@@ -118,6 +164,8 @@
 {{- $wrong = append $wrong (printf "workers.%s.idleTimeoutSeconds: nothing removes idle pods while the autoscaler is off; take it out or set autoscaler.enabled=true" $group) -}}
 {{- end -}}
 {{- end -}}
+{{- /* KubeRay refuses some of these, adds others a second time, and overwrites the rest. */ -}}
+{{- $kuberays := list "RAY_enable_autoscaler_v2" "REDIS_PASSWORD" "REDIS_USERNAME" "RAY_REDIS_ADDRESS" "RAY_external_storage_namespace" "RAY_AUTH_MODE" "RAY_AUTH_TOKEN" "RAY_CLUSTER_NAME" "RAY_CLOUD_INSTANCE_ID" "RAY_NODE_TYPE_NAME" "RAY_ADDRESS" "RAY_PORT" "RAY_IP" "FQ_RAY_IP" "KUBERAY_GEN_RAY_START_CMD" -}}
 {{- $pods := merge (dict "head" $values.head) $groups -}}
 {{- range $group, $pod := $pods -}}
 {{- $where := ternary "head" (printf "workers.%s" $group) (eq $group "head") -}}
@@ -128,9 +176,26 @@
 {{- $wrong = append $wrong (printf "%s.rayStartParams.%s is KubeRay's own; take it out" $where $key) -}}
 {{- end -}}
 {{- end -}}
-{{- range concat $values.env $pod.env -}}
-{{- if has .name (list "RAY_enable_autoscaler_v2" "REDIS_PASSWORD" "REDIS_USERNAME" "RAY_REDIS_ADDRESS" "RAY_AUTH_MODE" "RAY_AUTH_TOKEN" "RAY_CLUSTER_NAME") -}}
+{{- range $list := list $values.env $pod.env -}}
+{{- $names := list -}}
+{{- range $list -}}
+{{- if has .name $names -}}
+{{- $wrong = append $wrong (printf "env: %s stands there twice; take one out" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- if has .name $kuberays -}}
 {{- $wrong = append $wrong (printf "env: %s is KubeRay's to set; use autoscaler, gcsFaultTolerance or auth" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $_ := $pod.labels -}}
+{{- if or (has $key $ours) (hasPrefix "easel.dev/" $key) (hasPrefix "ray.io/" $key) -}}
+{{- $wrong = append $wrong (printf "%s.labels: %s is the chart's or KubeRay's own; take it out" $where $key) -}}
+{{- end -}}
+{{- end -}}
+{{- range $pod.volumes -}}
+{{- if has .name (list "tmp" "keys" "models" "scripts" "autoscaler-tmp" "autoscaler-token" "shared-mem" "ray-logs") -}}
+{{- $wrong = append $wrong (printf "%s.volumes: %s is the chart's or KubeRay's own; choose another name" $where .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -162,6 +227,9 @@
 {{- end -}}
 {{- end -}}
 {{- with $values.gcsFaultTolerance.redis -}}
+{{- if and .namespace (ne $values.upgrade.strategy "None") -}}
+{{- $wrong = append $wrong "gcsFaultTolerance.redis.namespace: the two clusters of an upgrade would write over each other's state; leave it empty, or set upgrade.strategy=None" -}}
+{{- end -}}
 {{- if and (not .address) (or .username .password.secretName .namespace) -}}
 {{- $wrong = append $wrong "gcsFaultTolerance.redis: there is no address; set it, or take the rest out" -}}
 {{- end -}}

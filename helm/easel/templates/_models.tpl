@@ -7,7 +7,8 @@
   {{- else if eq $cache.kind "hostPath" }}
   hostPath:
     path: {{ $cache.hostPath }}
-    type: DirectoryOrCreate
+    # The kubelet would make it root's, and nothing here runs as root.
+    type: Directory
   {{- else }}
   emptyDir:
     sizeLimit: {{ $cache.ephemeralSize }}
@@ -30,6 +31,7 @@ command: [python, /etc/easel/scripts/download.py{{ if .wait }}, --wait{{ end }}]
 env:
   - {name: HOME, value: /tmp}
   - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+  - {name: HF_HUB_DISABLE_PROGRESS_BARS, value: "1"}
   - name: EASEL_DOWNLOAD
     value: {{ include "easel.wanted.model" .root | quote }}
   {{- if not .wait }}

@@ -30,9 +30,21 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
+{{/* Name of an object: (dict "root" $ "suffix" SUFFIX). 63 characters at most, which is what a Job may have; the release's
+     own part gives way. */}}
+{{- define "easel.named" -}}
+{{- $full := include "easel.fullname" .root -}}
+{{- if .suffix -}}
+{{- $room := int (sub 62 (len .suffix)) -}}
+{{- printf "%s-%s" ($full | trunc $room | trimSuffix "-") .suffix -}}
+{{- else -}}
+{{- $full -}}
+{{- end -}}
+{{- end }}
+
 {{/* metadata of an object: (dict "root" $ "component" NAME "suffix" SUFFIX). */}}
 {{- define "easel.metadata" -}}
-name: {{ include "easel.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
+name: {{ include "easel.named" . }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "easel.labels" . | nindent 2 }}

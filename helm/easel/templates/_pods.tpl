@@ -1,6 +1,24 @@
-{{/* Environment of every Ray container: (dict "root" $ "pod" BLOCK). `ray start` hands it to whatever it starts. */}}
+{{/* Environment of every Ray container: (dict "root" $ "pod" BLOCK). `ray start` hands it to whatever it starts. A name
+     that is given takes the place of the chart's, and a pod's that of all pods': Kubernetes takes no name twice. */}}
 {{- define "easel.env" -}}
-{{- $root := .root -}}
+{{- $given := dict -}}
+{{- $order := list -}}
+{{- range concat (default list .root.Values.env) (default list .pod.env) -}}
+{{- $_ := set $given .name . -}}
+{{- $order = append $order .name -}}
+{{- end -}}
+{{- range (include "easel.ownEnv" .root | fromYamlArray) -}}
+{{- if not (hasKey $given .name) }}
+- {{ toJson . }}
+{{- end -}}
+{{- end -}}
+{{- range uniq $order }}
+- {{ toJson (get $given .) }}
+{{- end -}}
+{{- end }}
+
+{{/* What the chart itself sets there. */}}
+{{- define "easel.ownEnv" -}}
 - {name: HOME, value: /tmp}
 - {name: HF_HUB_OFFLINE, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
@@ -11,7 +29,7 @@
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "5"}
-{{- if eq $root.Values.proxy "haproxy" }}
+{{- if eq .Values.proxy "haproxy" }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 # What a reload left running may finish: the longest that a request may be allowed to take.
@@ -21,12 +39,6 @@
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: "conn-failure\n    no option splice-request"}
 # Nobody listens there: the ingress logs requests.
 - {name: RAY_SERVE_HAPROXY_LOG_TARGET, value: /tmp/haproxy-no-log}
-{{- end }}
-{{- with $root.Values.env }}
-{{ toYaml . }}
-{{- end }}
-{{- with .pod.env }}
-{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -74,11 +86,19 @@ affinity:
 {{- if $spread }}
 topologySpreadConstraints:
   {{- range $spread }}
+  {{- if not (hasKey . "labelSelector") }}
   - labelSelector:
       matchLabels:
         {{- include "easel.selector" $root | nindent 8 }}
         easel.dev/group: {{ $group }}
+    {{- if not (hasKey . "matchLabelKeys") }}
+    # Pods of the other cluster of an upgrade do not count.
+    matchLabelKeys: [ray.io/cluster]
+    {{- end }}
     {{- toYaml . | nindent 4 }}
+  {{- else }}
+  - {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -137,9 +157,15 @@ spec:
         {{- toYaml .Values.securityContext | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
+        {{- with .Values.head.volumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
+    {{- with .Values.head.volumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
     {{- if include "easel.autoscaled" . }}
     - name: autoscaler-tmp
       emptyDir: {}
@@ -221,9 +247,15 @@ spec:
         {{- if $cache.enabled }}
         - {name: models, mountPath: {{ $cache.mountPath }}, readOnly: true}
         {{- end }}
+        {{- with .pod.volumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
+    {{- with .pod.volumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
     {{- if $keys }}
     - name: keys
       secret:

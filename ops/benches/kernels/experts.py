@@ -55,10 +55,9 @@ def check(packed: PackedExperts, rows: int, lengths: list[int], skew: float) -> 
     space = kernels.Workspace.for_rows(rows, TOP_K, WIDE, HIDDEN, "cuda")
     space.wide.fill_(float("nan"))
     space.narrow.fill_(float("nan"))
-    out = torch.full_like(x, float("nan"))
     kernels.route(logits, scale, torch.tensor(lengths, dtype=torch.int32, device="cuda"), TOP_K, routing)
-    kernels.run_experts(x, routing, packed, space, out)
-    assert not out[~live].any(), "rows that hold nothing are not zero"
+    kernels.run_experts(x, routing, packed, space)
+    out = weighted_sum(routing, space.narrow, rows)
 
     chance, index = torch.topk(torch.softmax(logits, -1), TOP_K)
     weight = chance / chance.sum(-1, keepdim=True) * scale[index]
@@ -78,6 +77,14 @@ def check(packed: PackedExperts, rows: int, lengths: list[int], skew: float) -> 
     return float((out - exact).norm() / exact.norm()), float((rough - exact).norm() / exact.norm())
 
 
+def weighted_sum(routing: kernels.Routing, narrow: torch.Tensor, rows: int) -> torch.Tensor:
+    """fp32 [rows, hidden]: what `rows.after_feed_forward` makes of the experts' outputs before it norms them."""
+    live = routing.index[:rows] >= 0
+    slots = torch.where(live, routing.slot[:rows], 0).long()
+    values = torch.where(live[..., None], narrow[slots].float(), 0.0)
+    return (values * routing.weights[:rows, :, None]).sum(1)
+
+
 class Case:
     """Buffers for one number of canvases, all of them full."""
 
@@ -85,7 +92,6 @@ class Case:
         rows = canvases * CANVAS
         self.layers, self.rows = layers, rows
         self.x = torch.randn(rows, HIDDEN, device="cuda", dtype=torch.bfloat16)
-        self.out = torch.empty_like(self.x)
         self.logits = [torch.randn(rows, EXPERTS, device="cuda").bfloat16() for _ in layers]
         self.scale = torch.ones(EXPERTS, device="cuda")
         self.length = torch.full((canvases,), CANVAS, dtype=torch.int32, device="cuda")
@@ -98,19 +104,19 @@ class Case:
 
     def run(self) -> None:
         for routing, packed in zip(self.routing, self.layers, strict=True):
-            kernels.run_experts(self.x, routing, packed, self.space, self.out)
+            kernels.run_experts(self.x, routing, packed, self.space)
 
     def all(self) -> None:
         for logits, routing, packed in zip(self.logits, self.routing, self.layers, strict=True):
             kernels.route(logits, self.scale, self.length, TOP_K, routing)
-            kernels.run_experts(self.x, routing, packed, self.space, self.out)
+            kernels.run_experts(self.x, routing, packed, self.space)
 
     def one(self, which: int) -> Callable[[], None]:
-        """Gate and up alone (0), down alone (1), or the sum (2)."""
+        """Gate and up alone (0), or down alone (1)."""
 
         def run() -> None:
             for routing, packed in zip(self.routing, self.layers, strict=True):
-                steps = kernels.launches(self.x, routing, packed, self.space, self.out)
+                steps = kernels.launches(self.x, routing, packed, self.space)
                 steps[which]()
 
         return run
@@ -150,17 +156,38 @@ def graph_ms(work: Callable[[], None], seconds: float = 0.4) -> float:
 
 def candidates(rows: int) -> list[tuple[int, kernels.Shape | HopperShape]]:
     """Tiles and shapes that may pay at that many rows."""
-    hopper = {
-        32: [(8, 64, 0), (8, 64, 1), (8, 80, 0)],
-        64: [(8, 80, 1), (8, 128, 1)],
-        128: [(8, 128, 1), (8, 128, 2), (16, 128, 1), (16, 128, 2)],
-    }
-    plain = {32: [(4, 3)], 64: [(4, 3)], 80: [(4, 3)], 128: [(8, 3, 2)]}
-    old, new = {256: (32, (32, 64)), 512: (64, (32, 64)), 1024: (80, (64, 128)), 2048: (64, (64, 128))}.get(
-        rows, (128, (64, 128))
-    )
-    found: list[tuple[int, kernels.Shape | HopperShape]] = [(old, kernels.Shape(*shape)) for shape in plain[old]]
-    return found + [(tile, HopperShape(*shape)) for tile in new for shape in hopper[tile]]
+    plain, hopper = kernels.Shape(4, 3), HopperShape
+    if rows <= 256:
+        return [
+            (32, plain),
+            (32, hopper(8, 80, 1, 0, 6)),
+            (32, hopper(8, 80, 1, 0, 6, True, True)),
+            (32, hopper(8, 80, 1, 0, 6, False, True)),
+        ]
+    if rows <= 512:
+        return [
+            (64, plain),
+            (48, hopper(8, 128, 1, 16, 6)),
+            (48, hopper(8, 128, 1, 16, 6, True, True)),
+            (48, hopper(8, 128, 1, 16, 6, False, True)),
+            (64, hopper(8, 128, 1, 0, 6, True, True)),
+        ]
+    if rows <= 1024:
+        return [
+            (80, plain),
+            (80, hopper(8, 128, 1, 16, 6)),
+            (80, hopper(8, 128, 1, 16, 6, True, True)),
+            (80, hopper(8, 128, 1, 16, 6, False, True)),
+            (80, hopper(8, 128, 1, 16, 4, False, True)),
+        ]
+    return [
+        (128, hopper(8, 128, 2)),
+        (128, hopper(8, 128, 2, 0, 4, False, False)),
+        (128, hopper(8, 128, 2, 0, 4, True, True)),
+        (128, hopper(8, 128, 2, 0, 4, False, True)),
+        (128, hopper(16, 128, 2)),
+        (128, hopper(16, 128, 2, 0, 4, False, True)),
+    ]
 
 
 def warm(share: int, shares: int) -> None:
@@ -229,7 +256,7 @@ def main() -> None:
             case.routing = [kernels.Routing.for_rows(case.rows, EXPERTS, TOP_K, "cuda") for _ in layers]
             case.route()
         times = {"all": graph_ms(case.all), "route": graph_ms(case.route)}
-        times |= {name: graph_ms(case.one(which)) for which, name in enumerate(("gate_up", "down", "sum"))}
+        times |= {name: graph_ms(case.one(which)) for which, name in enumerate(("gate_up", "down"))}
         floors = case.floors()
         teraflops = 6 * case.rows * TOP_K * WIDE * HIDDEN * LAYERS / times["all"] / 1e9
         gigabytes = sum(layer.nbytes for layer in layers) / times["all"] / 1e6
@@ -237,7 +264,7 @@ def main() -> None:
                                  "gb_s": gigabytes})  # fmt: skip
         print(f"{canvases:2} canvases: all {times['all']:6.2f} ms (floor {floors['all']:5.2f}), " + ", ".join(
             f"{name} {times[name]:.2f}" + (f" ({floors[name]:.2f})" if name in floors else "")
-            for name in ("route", "gate_up", "down", "sum")) + f"; {gigabytes:.0f} GB/s, {teraflops:.0f} TFLOP/s"
+            for name in ("route", "gate_up", "down")) + f"; {gigabytes:.0f} GB/s, {teraflops:.0f} TFLOP/s"
             f" [{time.perf_counter() - began:.0f} s]", flush=True)  # fmt: skip
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 

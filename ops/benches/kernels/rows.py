@@ -51,8 +51,12 @@ def row_times(count: int):
     table = some(8192, HIDDEN)
     tokens = torch.randint(8192, (rows,), dtype=torch.int32, device="cuda")
 
-    def feed_forward(t: list[torch.Tensor]) -> None:
-        after_feed_forward(*t[:3], *weights[:3], scalar, scalar, groups, weights[3], EPS, t[3], t[4])
+    routed = [row_cases.routed_by(rows) for _ in range(max(3, int(250e6 / (rows * HIDDEN * 16))))]
+
+    def feed_forward(t: list[torch.Tensor], which: int) -> None:
+        after_feed_forward(
+            *t[:2], *routed[which % len(routed)], *weights[:3], scalar, scalar, groups, weights[3], EPS, t[3], t[4]
+        )
 
     def embedding(t: list[torch.Tensor]) -> None:
         embed(tokens, table, t[0], groups, weights[0], EPS, t[1], t[2])
@@ -61,7 +65,10 @@ def row_times(count: int):
         "norm": ([lambda t=t: norm(t[0], weights[0], EPS, t[1]) for t in tensors], 2 * HIDDEN),
         "gelu_gate": ([lambda p=p: gelu_gate(*p) for p in gates], 3 * WIDE),
         "after_attention": ([lambda t=t: after_attention(*t[:2], *weights, EPS, *t[2:]) for t in tensors], 6 * HIDDEN),
-        "after_feed_forward": ([lambda t=t: feed_forward(t) for t in tensors], 5 * HIDDEN),
+        "after_feed_forward": (
+            [lambda t=t, i=i: feed_forward(t, i) for i, t in enumerate(tensors)],
+            (4 + row_cases.TOP_K) * HIDDEN,
+        ),
         "embed": ([lambda t=t: embedding(t) for t in tensors], 4 * HIDDEN),
     }
     for name, (calls, elements) in launches.items():

@@ -25,39 +25,16 @@ import torch
 import vllm
 from vllm import LLM, SamplingParams
 
-from benches.shapes import CONFIG
+from benches.shapes import VLLM_QUANTISED, whole_config
 
 STEPS, CANVASES = 48, 2
-QUANTISED = {
-    "quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16,
-    "ignore": [
-        "lm_head", "*self_attn*", "*router*", "*self_conditioning*", "*vision_tower*", "*embed_vision*", "*.mlp.*",
-    ],
-}  # fmt: skip
-VISION = {
-    "model_type": "gemma4_vision", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2,
-    "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 72, "patch_size": 16, "pooling_kernel_size": 3,
-    "position_embedding_size": 10240, "default_output_length": 280,
-}  # fmt: skip
-ROPE = {
-    "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "proportional"},
-    "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
-}
 
 
 def checkpoint(folder: Path) -> None:
     """A folder with what vLLM needs beside weights."""
-    text = CONFIG["text_config"] | {
-        "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
-        "hidden_activation": "gelu_pytorch_tanh", "initializer_range": 0.02, "rope_parameters": ROPE,
-        "dtype": "bfloat16",
-        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5, "tie_word_embeddings": True,
-        "use_bidirectional_attention": "vision",
-    }  # fmt: skip
-    whole = CONFIG | {
-        "architectures": ["DiffusionGemmaForBlockDiffusion"], "text_config": text, "vision_config": VISION,
-        "dtype": "bfloat16", "eos_token_id": 1, "self_conditioning_size": 2112, "quantization_config": QUANTISED,
-    }  # fmt: skip
+    shapes = whole_config()
+    shapes["vision_config"] |= {"num_hidden_layers": 2}  # not run, and built all the same
+    whole = shapes | {"quantization_config": VLLM_QUANTISED}
     generation = {
         "max_new_tokens": 256, "max_denoising_steps": STEPS, "t_min": 0.4, "t_max": 0.8, "stability_threshold": 1,
         "confidence_threshold": 0.005, "eos_token_id": [1], "pad_token_id": 0, "bos_token_id": 2,

@@ -86,6 +86,14 @@ class ModelList(Answer):
     data: list[Model]
 
 
+class Cancelled(Answer):
+    """A request that was ended."""
+
+    id: str
+    object: Literal["request"]
+    cancelled: Literal[True]
+
+
 class Canvas(Answer):
     """One canvas of an answer."""
 
@@ -107,6 +115,12 @@ class PromptDetails(Answer):
     cached_tokens: Count
 
 
+class CompletionDetails(Answer):
+    """Of the answers' tokens."""
+
+    reasoning_tokens: Count
+
+
 class Work(Answer):
     """What denoising took, over all choices."""
 
@@ -125,6 +139,7 @@ class Usage(Answer):
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
     easel: Work
 
 
@@ -164,6 +179,8 @@ class Message(Answer):
     role: Literal["assistant"]
     content: str
     refusal: None
+    reasoning_content: Annotated[str, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
+    """What the model thought first: where it was asked to, or did."""
 
 
 class Choice(Answer):
@@ -269,11 +286,12 @@ class CompletionChunkChoice(ChunkChoice):
 
 
 class ChatDelta(Answer):
-    """More of a message; the first one of a choice has all three."""
+    """More of a message; the first one of a choice has `role`, `content` and `refusal`."""
 
     role: Annotated[Literal["assistant"], Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
     content: Annotated[str, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
     refusal: Annotated[None, Field(json_schema_extra=absent)] = None
+    reasoning_content: Annotated[str, Field(json_schema_extra=absent)] = None  # type: ignore[assignment]
 
 
 class ChatChunkChoice(ChunkChoice):

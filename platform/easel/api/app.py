@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from easel import __version__
 from easel.api.backend import Backend
 from easel.api.callers import LIMIT_HEADERS, Callers, KeyCheck, Limits
+from easel.api.cancelling import CancelRoute, RunningCalls
 from easel.api.failures import add_handlers
 from easel.api.fitting import check_default_tier
 from easel.api.keys import Changed, KeyStore
@@ -34,11 +35,13 @@ def create_app(
     limits: Limits | None = None,
     keys_changed: Changed = lambda keys: None,
     tracer: Tracer = NullTracer(),  # noqa: B008
+    running: RunningCalls | None = None,
 ) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
 
     `limits` enforces those of keys; without it they are not. `keys_changed` hears of all keys, now and whenever the
-    file has changed.
+    file has changed. `running` holds what can be cancelled, and knows other processes that hold more; without it there
+    are none.
 
     Reads tokenizer and chat template from the model's folder. Raises `ConfigurationError` where they are missing or
     wrong: nothing is served by halves.
@@ -53,7 +56,7 @@ def create_app(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.api.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "retry-after", "retry-after-ms", *LIMIT_HEADERS],
             )
@@ -73,7 +76,9 @@ def create_app(
     )
     add_handlers(app)
     callers = Callers(limits, recorder)
+    running = running or RunningCalls()
     log_text = settings.telemetry.log_text
-    Routes(card, prompts, settings.api, backend, recorder, callers, log_text).add_to(app)
+    Routes(card, prompts, settings.api, backend, recorder, callers, running, log_text).add_to(app)
+    CancelRoute(running).add_to(app)
     TokenRoutes(card, prompts, callers).add_to(app)
     return app

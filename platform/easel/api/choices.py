@@ -1,7 +1,7 @@
 """From events to text: one choice, and all choices of a call side by side.
 
-Owns: what a client gets of each event; when a choice ends (its engine says so, or a stop string is found, which cancels
-the rest of its work); and that nothing keeps running once nobody waits for it.
+Owns: what a client gets of each event; when a choice ends (its engine says so, a stop string is found or somebody asks
+for its end, which both cancel the rest of its work); and that nothing keeps running once nobody waits for it.
 
 The life of a choice: `Delta`s, the first one with the first event (so whoever has it knows that the work was taken on),
 the last one with an `Outcome`; or an `EaselError`.
@@ -12,19 +12,18 @@ Refuses to know: JSON, HTTP, whole or streamed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
+from easel.api.answer_text import AnswerText
 from easel.api.backend import Backend
-from easel.api.detokenizer import Detokenizer
-from easel.api.logprobs import ChosenToken, LogprobQueue
-from easel.api.stops import StopScanner
+from easel.api.cancelling import Halt
+from easel.api.logprobs import ChosenToken
 from easel.errors import EaselError, EngineFailed, from_code
 from easel.protocol import (
     GROUP_ROWS,
     CanvasCommitted,
     CanvasProgress,
-    Event,
     Failed,
     Finished,
     FinishReason,
@@ -46,6 +45,8 @@ class Outcome:
     cached_tokens: int
     work: float
     """Units of work."""
+    reasoning_tokens: int = 0
+    """Of the tokens, those before the answer proper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,98 +67,84 @@ class Delta:
     """On the last one."""
     logprobs: tuple[ChosenToken, ...] = ()
     """Of the tokens that this text is made of, where they are wanted."""
+    reasoning: str = ""
+    """More of what the model thinks before it answers."""
+    runtime: str = ""
+    """What decodes it, on the first one."""
 
 
 async def run_choice(
     backend: Backend,
     request: GenerationRequest,
     index: int,
-    detokenizer: Detokenizer,
-    stops: tuple[str, ...],
+    answer: AnswerText,
     canvas_length: int,
     echo: str = "",
+    halt: Halt | None = None,
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one choice, whose text begins with `echo`. Closing it closes the backend's iterator, which cancels
-    the work.
+    the work; so does `halt`, after which the last delta tells what there is.
 
     Raises:
-        EaselError: the backend did, or the engine failed.
+        EaselError: the backend did, the engine failed, or `halt` came before anything had begun.
     """
-    scanner = StopScanner(stops)
     canvases: list[tuple[int, str]] = []
-    tokens = cached = 0
+    cached = 0
     last: Delta | None = None
-    queue = None if request.sampling.logprobs is None else LogprobQueue()
     begun, shown = False, request.progress_hz is not None
-    events = backend.generate(request)
+    halt = Halt() if halt is None else halt
+
+    def outcome(reason: FinishReason, work: float | None = None) -> Outcome:
+        if work is None:  # the engine was not asked to the end
+            work = prefill_work(len(request.prompt) - cached)
+            work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
+        return Outcome(reason, tuple(canvases), answer.tokens, cached, work, answer.reasoning_tokens)
+
+    events = halt.following(backend.generate(request))
     try:
         async for event in events:
             if not begun and not isinstance(event, Failed):  # a failure before anything else has a status of its own
                 begun = True
-                yield Delta(index, echo)
+                halt.began()
+                yield Delta(index, echo, runtime=event.runtime if isinstance(event, Started) else "")
             if isinstance(event, CanvasCommitted):
                 canvases.append((event.steps, str(event.stop)))
-                used, text = _text(event, detokenizer, scanner, queue)
-                tokens += used
-                canvas = replace(event, token_ids=event.token_ids[:used]) if shown else None
-                if scanner.found is not None:
-                    work = prefill_work(len(request.prompt) - cached)
-                    work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
-                    outcome = Outcome("stop", tuple(canvases), tokens, cached, work)
-                    last = Delta(index, text, True, used, canvas=canvas, outcome=outcome)
-                    last = replace(last, logprobs=queue.end(text, cut=True)) if queue else last
+                before = answer.tokens
+                said = answer.add(event)
+                used = answer.tokens - before
+                delta = Delta(index, said.text, True, used, logprobs=said.logprobs, reasoning=said.reasoning)
+                if shown:
+                    delta = replace(delta, canvas=replace(event, token_ids=event.token_ids[:used]))
+                if answer.stopped:
+                    last = replace(delta, outcome=outcome("stop"))
                     break
-                yield Delta(index, text, True, used, canvas=canvas, logprobs=queue.sent(text) if queue else ())
+                yield delta
             elif isinstance(event, CanvasProgress):
                 if shown:
                     yield Delta(index, progress=event)
             elif isinstance(event, Finished):
-                text = scanner.add(detokenizer.end())
-                reason: FinishReason = "stop" if scanner.found is not None else event.reason
-                usage = event.usage
-                outcome = Outcome(reason, tuple(canvases), tokens, usage.cached_tokens, usage.work)
-                text += scanner.end()
-                ready = queue.end(text, cut=scanner.found is not None) if queue else ()
-                last = Delta(index, text, outcome=outcome, logprobs=ready)
+                said, cached = answer.end(), event.usage.cached_tokens
+                ended = outcome("stop" if answer.stopped else event.reason, event.usage.work)
+                last = Delta(index, said.text, outcome=ended, logprobs=said.logprobs, reasoning=said.reasoning)
                 break
             elif isinstance(event, Failed):
                 raise _error(event)
             elif isinstance(event, Started):
                 cached = event.cached_tokens
     finally:
-        await _close(events)
+        await events.aclose()
     if last is None:
-        raise EngineFailed("The engine ended the answer before it was finished.")
+        halt.check()
+        if not halt.asked:
+            raise EngineFailed("The engine ended the answer before it was finished.")
+        said = answer.end()
+        last = Delta(index, said.text, outcome=outcome("cancelled"), logprobs=said.logprobs, reasoning=said.reasoning)
     yield last
-
-
-def _text(
-    canvas: CanvasCommitted, detokenizer: Detokenizer, scanner: StopScanner, queue: LogprobQueue | None
-) -> tuple[int, str]:
-    """How many tokens were used, and what can be sent. Token by token where a stop string may end it, or where it is
-    asked which token makes which text."""
-    if not scanner.wanted and queue is None:
-        return len(canvas.token_ids), scanner.add(detokenizer.add(canvas.token_ids))
-    text = ""
-    for used, token in enumerate(canvas.token_ids, 1):
-        piece = detokenizer.add((token,))
-        if queue is not None and canvas.logprobs is not None:
-            queue.add(token, canvas.logprobs[used - 1], piece)
-        text += scanner.add(piece)
-        if scanner.found is not None:
-            return used, text
-    return len(canvas.token_ids), text
 
 
 def _error(event: Failed) -> EaselError:
     # The engine knows more than the class: a request that kills it, say, had better not be tried again.
     return from_code(event.code, event.message, event.param, event.retryable)
-
-
-async def _close(events: AsyncIterator[Event]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()
 
 
 class SideBySide:

@@ -39,6 +39,10 @@ class LogprobQueue:
         self._waiting.append(ChosenToken(token_id, self._length, logprob))
         self._length += len(text)
 
+    def pass_over(self, text: str) -> None:
+        """So much text that no token begins: what was left of a broken character."""
+        self._length += len(text)
+
     def sent(self, text: str) -> tuple[ChosenToken, ...]:
         """So much more text goes out: what goes with it."""
         self._sent += len(text)

@@ -58,7 +58,7 @@ class Operation:
 
 
 READING = (400, 403, 404, 413)
-GENERATION = (400, 403, 404, 413, 429, 500, 503, 504)
+GENERATION = (400, 403, 404, 413, 429, 499, 500, 503, 504)
 OPERATIONS: Mapping[str, Operation] = {
     "/healthz": Operation("This process is alive. Says nothing of the model.", shapes.Health, ()),
     "/readyz": Operation("Whether requests can be answered now.", shapes.Health, (503,)),
@@ -71,6 +71,12 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "/v1/chat/completions": Operation(
         "Answers a chat.", shapes.ChatCompletion, GENERATION, ChatBody, shapes.ChatCompletionChunk, ("post",), True
+    ),
+    "/v1/requests/{request_id}": Operation(
+        "Ends a request that waits or runs, by its `x-request-id` or the id of its answer.",
+        shapes.Cancelled,
+        (404, 503),
+        methods=("delete",),
     ),
     **{
         prefix + path: Operation(summary, answer, READING, body, methods=("post",))
@@ -119,9 +125,9 @@ def document(settings: ApiSettings) -> Json:
 
 def statuses(code: int) -> list[type[EaselError]]:
     """The errors of a status, as `easel.errors` has them."""
-    return [
-        error for error in tree() if error.status == code and error.__name__ not in ("EaselError", "ConfigurationError")
-    ]
+    # Nobody is there to read that the client has left.
+    unread = ("EaselError", "ConfigurationError", "ClientGone")
+    return [error for error in tree() if error.status == code and error.__name__ not in unread]
 
 
 def _path(path: str, operation: Operation, keys: bool) -> Json:

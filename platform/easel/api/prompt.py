@@ -18,10 +18,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from easel.api.answer_text import CLOSES, OPENS, Marks
 from easel.api.detokenizer import Detokenizer, make_detokenizers, make_token_bytes, make_token_text
 from easel.api.model_card import ModelCard
 from easel.api.template import ChatTemplate, Message, Piece, read_chat_template
-from easel.errors import ConfigurationError, ContextLengthExceeded, InvalidRequest
+from easel.errors import ConfigurationError, ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 
 
 class PromptEncoder:
@@ -58,6 +59,8 @@ class PromptEncoder:
         """Shows a single token."""
         self.token_bytes: Callable[[int], bytes] = make_token_bytes(tokenizer, frozenset(special))
         """The bytes of a single token."""
+        self.marks = Marks(self._ids[OPENS], self._ids[CLOSES]) if {OPENS, CLOSES} <= self._ids.keys() else None
+        """The tokens around reasoning, where the vocabulary has them."""
 
     @property
     def bos(self) -> tuple[int, ...]:
@@ -110,16 +113,26 @@ class PromptEncoder:
         detokenizer = self.make_detokenizer()
         return detokenizer.add(token_ids) + detokenizer.end()
 
-    def chat(self, messages: Sequence[Message], opens_answer: bool = True) -> tuple[int, ...]:
-        """Token ids of a chat, by default up to where the model's answer begins.
+    def chat(
+        self, messages: Sequence[Message], opens_answer: bool = True, thinking: str | None = None
+    ) -> tuple[int, ...]:
+        """Token ids of a chat, by default up to where the model's answer begins. `thinking`: the parameter that asks
+        for it; None: none does.
 
         Raises:
             ContextLengthExceeded: so long that it is not even encoded.
             InvalidRequest: the model has no chat template, or its template refuses the messages.
+            UnsupportedParameter: its template knows no thinking.
         """
         if self._template is None:
             raise InvalidRequest(f"The model '{self._card.name}' has no chat template. Use /v1/completions.", "model")
-        return tuple(self._encode(self._template.render(messages, opens_answer), "messages"))
+        if thinking is not None and not self._template.thinks:
+            raise UnsupportedParameter(
+                f"Unsupported parameter: '{thinking}' asks for thinking, and the chat template of "
+                f"'{self._card.name}' has none.",
+                thinking,
+            )
+        return tuple(self._encode(self._template.render(messages, opens_answer, thinking is not None), "messages"))
 
     def _encode(self, pieces: Sequence[Piece], param: str) -> list[int]:
         at_least = sum(len(piece.text) for piece in pieces) // self._most_characters

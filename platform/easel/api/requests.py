@@ -7,8 +7,9 @@ Refuses to know: JSON, HTTP, who runs a request.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
@@ -55,6 +56,15 @@ class ApiRequest:
     """What each choice's text begins with; empty: nothing."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the engine cannot honour and that were left out, where the settings have it so."""
+    thinks: bool = False
+    """Whether the model was asked to think before it answers."""
+
+    def decoded_by(self, runtimes: Collection[str]) -> ApiRequest:
+        """The same call with a fingerprint that names also what decodes it, where that is known."""
+        said = "; ".join(sorted(set(runtimes) - {""}))
+        if not said:
+            return self
+        return replace(self, fingerprint=f"{self.fingerprint}-{blake2b(said.encode(), digest_size=4).hexdigest()}")
 
     @property
     def wants_logprobs(self) -> bool:
@@ -112,7 +122,7 @@ class RequestMaker:
         self._check_model(body.model)
         self._check_choices(body, 1)
         progress_hz = self._progress_hz(body)
-        prompt = self._prompts.chat([message.for_template() for message in body.messages])
+        prompt = self._prompts.chat([message.for_template() for message in body.messages], thinking=body.thinking)
         wanted, name = body.max_completion_tokens, "max_completion_tokens"
         if wanted is None:
             wanted, name = body.max_tokens, "max_tokens"
@@ -120,9 +130,10 @@ class RequestMaker:
         limit = self._max_tokens(prompt, wanted, name, default, "messages")
         self._check_min_tokens(body, [limit])
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        return self._make(
+        call = self._make(
             "chatcmpl-", body, [prompt], [limit], logprobs, progress_hz, now, traceparent, tenant, max_priority
         )
+        return replace(call, thinks=body.thinking is not None)
 
     def _check_model(self, name: str) -> None:
         if name not in self._card.names:

@@ -34,13 +34,17 @@ def whole(
     texts: Sequence[str],
     outcomes: Sequence[Outcome],
     tokens: Sequence[Sequence[ChosenToken]],
+    reasonings: Sequence[str],
 ) -> Json:
     """The answer in one piece. `tokens`: of each choice, where log-probabilities are wanted."""
     choices = []
     for index, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
-        content: Json = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if call.chat else {"text": text}
-        )
+        content: Json = {"text": text}
+        if call.chat:
+            message: Json = {"role": "assistant", "content": text, "refusal": None}
+            if call.thinks or reasonings[index]:
+                message["reasoning_content"] = reasonings[index]
+            content = {"message": message}
         choices.append({"index": index, **content, **_end(outcome), "logprobs": _logprobs(call, names, tokens[index])})
     return {
         **_head(call, "chat.completion" if call.chat else "text_completion"),
@@ -56,10 +60,12 @@ def chunk(call: ApiRequest, names: TokenNames, delta: Delta, first: bool) -> Jso
         message: Json = {"role": "assistant", "content": delta.text, "refusal": None} if first else {}
         if delta.text:
             message["content"] = delta.text
+        if delta.reasoning:
+            message["reasoning_content"] = delta.reasoning
         content = {"delta": message}
     else:
         content = {"text": delta.text}
-    if not (delta.text or delta.outcome or delta.logprobs or (first and call.chat)):
+    if not (delta.text or delta.reasoning or delta.outcome or delta.logprobs or (first and call.chat)):
         return None
     end: Json = _end(delta.outcome) if delta.outcome else {"logprobs": None, "finish_reason": None}
     if delta.logprobs:
@@ -111,6 +117,7 @@ def usage(call: ApiRequest, outcomes: Sequence[Outcome]) -> Json:
         "completion_tokens": completion,
         "total_tokens": call.prompt_tokens + completion,
         "prompt_tokens_details": {"cached_tokens": sum(firsts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(outcome.reasoning_tokens for outcome in outcomes)},
         "easel": {
             "tier": call.tier,
             "canvases": sum(len(outcome.canvases) for outcome in outcomes),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,10 +17,12 @@ from starlette.responses import JSONResponse, Response
 
 from easel import __version__
 from easel.api import responses, sse
+from easel.api.answer_text import AnswerText
 from easel.api.backend import Backend
 from easel.api.bodies import read_body
 from easel.api.call_watch import CallWatch
 from easel.api.callers import Callers
+from easel.api.cancelling import Halt, RunningCalls, owner_of
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.logprobs import ChosenToken
@@ -52,6 +55,7 @@ class Routes:
         backend: Backend,
         recorder: Recorder,
         callers: Callers,
+        running: RunningCalls,
         log_text: bool = False,
     ) -> None:
         """`log_text`: log what prompts and completions say."""
@@ -63,6 +67,7 @@ class Routes:
         self._recorder = recorder
         self._callers = callers
         self._log_text = log_text
+        self._running = running
         self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -132,59 +137,61 @@ class Routes:
         known = notes(request.scope)
         known.operation = operation
         call = await read_body(request, lambda raw: make(raw, time.time(), known))
-        meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
-        shown = self._prompts.shown if self._log_text else None
-        watch = CallWatch(call, known, self._recorder, self._card.name, shown)
-
-        def end() -> None:
-            meter.end()
-            watch.end()
-
-        try:
-            choices = self._begin(call, meter.over(self._backend))
+        with ExitStack() as held:
+            meter = self._callers.let_in(known, self._card.names, call.choices, call.prompt_tokens)
+            held.callback(meter.end)
+            shown = self._prompts.shown if self._log_text else None
+            watch = CallWatch(call, known, self._recorder, self._card.name, shown)
+            held.callback(watch.end)
+            halt = held.enter_context(self._running.holding(owner_of(known), known.id, call.id))
+            choices = self._begin(call, meter.over(self._backend), halt)
             if not call.stream:
-                body = await sse.unless_client_leaves(request.receive, self._whole(call, choices, watch))
-                end()
-                return JSONResponse(body)
+                return JSONResponse(await sse.unless_client_leaves(request.receive, self._whole(call, choices, watch)))
             first = await sse.unless_client_leaves(request.receive, self._first(choices))
-        except BaseException:
-            end()
-            raise
+            streaming = held.pop_all()
 
         async def close() -> None:
-            try:
+            with streaming:
                 await choices.close()
-            finally:
-                end()
 
         return sse.EventStream(self._events(call, choices, first, known, watch), close)
 
-    def _begin(self, call: ApiRequest, backend: Backend) -> SideBySide:
+    def _begin(self, call: ApiRequest, backend: Backend, halt: Halt) -> SideBySide:
         running = []
         for index, one in enumerate(call.choices):
-            detokenizer = self._prompts.make_detokenizer()
+            answer = AnswerText(
+                self._prompts.make_detokenizer,
+                call.stops,
+                call.wants_logprobs,
+                self._prompts.marks if call.chat else None,
+            )
             echo = call.echoes[index] if call.echoes else ""
-            choice = run_choice(backend, one, index, detokenizer, call.stops, self._card.canvas_length, echo)
+            choice = run_choice(backend, one, index, answer, self._card.canvas_length, echo, halt)
             running.append(choice if one.progress_hz is None else keep_up(choice))
         return SideBySide(running)
 
     async def _whole(self, call: ApiRequest, choices: SideBySide, watch: CallWatch) -> dict[str, Any]:
-        texts = [""] * len(call.choices)
+        texts, reasonings = [""] * len(call.choices), [""] * len(call.choices)
         tokens: list[list[ChosenToken]] = [[] for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
+        runtimes: set[str] = set()
         try:
             while not choices.ended:
                 delta = await choices.next()
                 if delta is None:
                     continue
                 watch.saw(delta)
+                runtimes.add(delta.runtime)
                 texts[delta.index] += delta.text
+                reasonings[delta.index] += delta.reasoning
                 tokens[delta.index] += delta.logprobs
                 if delta.outcome is not None:
                     outcomes[delta.index] = delta.outcome
         finally:
             await choices.close()
-        return responses.whole(call, self._prompts, texts, [outcomes[index] for index in range(len(texts))], tokens)
+        ended = [outcomes[index] for index in range(len(texts))]
+        call = call.decoded_by(runtimes)
+        return responses.whole(call, self._prompts, texts, ended, tokens, reasonings)
 
     async def _first(self, choices: SideBySide) -> Delta | None:
         """With the first event in hand, failing before it is over: what comes before gets a status of its own."""
@@ -201,6 +208,7 @@ class Routes:
         begun: set[int] = set()
         told = [Told(self._card.canvas_length, self._prompts.token_text) for _ in call.choices]
         outcomes: dict[int, Outcome] = {}
+        runtimes = [""] * len(call.choices)
         try:
             while True:
                 if delta is None:
@@ -208,9 +216,11 @@ class Routes:
                 else:
                     watch.saw(delta)
                     revision = told[delta.index].revision(delta)
+                    runtimes[delta.index] = delta.runtime or runtimes[delta.index]
+                    own = call.decoded_by({runtimes[delta.index]})
                     if revision is not None:
-                        yield sse.event(responses.progress_chunk(call, delta.index, revision))
-                    part = responses.chunk(call, self._prompts, delta, first=delta.index not in begun)
+                        yield sse.event(responses.progress_chunk(own, delta.index, revision))
+                    part = responses.chunk(own, self._prompts, delta, first=delta.index not in begun)
                     begun.add(delta.index)
                     if delta.outcome is not None:
                         outcomes[delta.index] = delta.outcome
@@ -220,6 +230,7 @@ class Routes:
                     break
                 delta = await choices.next(self._settings.heartbeat_s)
             if call.wants_usage:
+                call = call.decoded_by(runtimes)
                 yield sse.event(responses.usage_chunk(call, [outcomes[index] for index in range(len(call.choices))]))
             yield sse.DONE
         except EaselError as error:

@@ -7,7 +7,7 @@ tokens, the model's limits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -136,15 +136,44 @@ class ChatMessage(Body):
         Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
     ]
     """A string, or a list of text parts."""
+    reasoning_content: str | None = None
+    """Of an earlier answer, as it came. The chat template decides what of it the model sees: usually nothing."""
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates expect it."""
         role = "system" if self.role == "developer" else self.role
         content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
-        return {"role": role, "content": content}
+        message: dict[str, Any] = {"role": role, "content": content}
+        return message | {"reasoning_content": self.reasoning_content} if self.reasoning_content else message
 
 
-class ChatBody(GenerationBody):
+class TemplateOptions(Body):
+    """What the chat template is told."""
+
+    enable_thinking: bool | None = None
+    """Whether the model thinks before it answers; not by default. What it thinks is `reasoning_content`."""
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ThinkingBody(Body):
+    """What makes a chat's answer begin with reasoning."""
+
+    chat_template_kwargs: TemplateOptions | None = None
+    """What the chat template is told, as vLLM's clients send it."""
+    reasoning_effort: Effort | None = None
+    """OpenAI's name of the same: `none` is not to think, any other word is to think. The model knows no degrees."""
+
+    @property
+    def thinking(self) -> str | None:
+        """The parameter that asks for it; None where none does."""
+        if self.chat_template_kwargs is not None and self.chat_template_kwargs.enable_thinking:
+            return "chat_template_kwargs.enable_thinking"
+        return None if self.reasoning_effort in (None, "none") else "reasoning_effort"
+
+
+class ChatBody(GenerationBody, ThinkingBody):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -185,6 +214,7 @@ def parse_chat(raw: bytes) -> ChatBody:
         data["messages"] = unsupported.refuse_in_messages(data["messages"])
     body = validated(ChatBody, data)
     _check(body)
+    check_thinking(body, body.messages)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", "top_logprobs")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
@@ -194,6 +224,21 @@ def parse_chat(raw: bytes) -> ChatBody:
             "max_tokens",
         )
     return body
+
+
+def check_thinking(body: ThinkingBody, messages: Sequence[ChatMessage]) -> None:
+    """What holds between fields about reasoning. Raises `InvalidRequest`."""
+    told = None if body.chat_template_kwargs is None else body.chat_template_kwargs.enable_thinking
+    if None not in (told, body.reasoning_effort) and told == (body.reasoning_effort == "none"):
+        raise InvalidRequest(
+            f"Setting 'reasoning_effort' to '{body.reasoning_effort}' and 'chat_template_kwargs.enable_thinking' to "
+            f"{str(told).lower()} is not possible: leave one of them out.",
+            "reasoning_effort",
+        )
+    for index, message in enumerate(messages):
+        if message.reasoning_content and message.role != "assistant":
+            at = f"messages.{index}.reasoning_content"
+            raise InvalidRequest(f"Invalid '{at}': only messages with role 'assistant' have reasoning.", at)
 
 
 def _check(body: GenerationBody) -> None:
@@ -247,9 +292,7 @@ def validated(schema: type[B], data: Mapping[str, Any]) -> B:
 def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        known = [*schema.model_fields, *unsupported.OF_SCHEMA.get(schema.__name__, ())]
-        match = get_close_matches(path, known, n=1) if "." not in path else []
-        return f"Unknown parameter: '{path}'." + (f" Did you mean '{match[0]}'?" if match else "")
+        return f"Unknown parameter: '{path}'." + _hint(path, schema)
     if kind == "missing":
         return f"Missing required parameter: '{path}'."
     if kind == "literal_error" and isinstance(value, str):
@@ -279,6 +322,26 @@ def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
     return f"Invalid '{path}': {error['msg']}."
 
 
+def _hint(path: str, schema: type[BaseModel]) -> str:
+    """What an unknown parameter may have been meant to be: one of the other route, or another name."""
+    *parents, name = path.split(".")
+    for route, other in _ROUTES.items():
+        if not parents and other is not schema and schema in _ROUTES.values() and name in other.model_fields:
+            return f" It is a parameter of {route}."
+    part = _PARTS.get(".".join("N" if parent.isdecimal() else parent for parent in parents)) if parents else schema
+    known = [] if part is None else [*part.model_fields, *unsupported.OF_SCHEMA.get(part.__name__, ())]
+    match = get_close_matches(name, known, n=1)
+    return f" Did you mean '{'.'.join((*parents, match[0]))}'?" if match else ""
+
+
+_ROUTES: Mapping[str, type[BaseModel]] = {"/v1/completions": CompletionBody, "/v1/chat/completions": ChatBody}
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "chat_template_kwargs": TemplateOptions,
+    "easel": EaselOptions,
+    "messages.N": ChatMessage,
+    "stream_options": StreamOptions,
+}
+"""Schemas of objects inside a body."""
 _BOUNDS = {
     "greater_than_equal": "value below the minimum. Expected a value >=",
     "less_than_equal": "value above the maximum. Expected a value <=",

@@ -31,8 +31,12 @@ from easel.errors import ConfigurationError, InternalError, InvalidRequest
 PAD = " \t "
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 
+TEXTS = ("content", "reasoning_content")
+"""Fields of a message that users wrote."""
+
 Message = Mapping[str, Any]
-"""`role`, and `content`: a string, or a list of `{"type": "text", "text": ...}`."""
+"""`role`, and `content`: a string, or a list of `{"type": "text", "text": ...}`. An earlier answer may have
+`reasoning_content` too: whether any of it is written into the prompt is the template's to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ class Piece:
     text: str
     trusted: bool
     """Written by the template, not by a user."""
+
+
+HELLO: Sequence[Message] = ({"role": "user", "content": "Hello"},)
 
 
 class _Refused(jinja2.TemplateError):
@@ -64,11 +71,20 @@ class ChatTemplate:
         self._special = dict(special)
         try:
             self._template = environment.from_string(source)
-            self.render([{"role": "user", "content": "Hello"}])
+            plain = self.render(HELLO)
         except (jinja2.TemplateError, InvalidRequest, InternalError) as error:
             raise ConfigurationError(f"chat template: {error}", "checkpoint") from error
+        self.thinks = self._thinks(plain)
+        """Whether thinking can be asked for."""
 
-    def render(self, messages: Sequence[Message], opens_answer: bool = True) -> list[Piece]:
+    def _thinks(self, plain: list[Piece]) -> bool:
+        """Whether asking for it changes what is rendered, `plain` without."""
+        try:
+            return self.render(HELLO, thinking=True) != plain
+        except InvalidRequest:  # it refuses
+            return False
+
+    def render(self, messages: Sequence[Message], opens_answer: bool = True, thinking: bool = False) -> list[Piece]:
         """The prompt, by default up to where the model's answer begins; otherwise to the end of the last message.
 
         Raises:
@@ -76,12 +92,15 @@ class ChatTemplate:
         """
         nonce = str(10**23 + secrets.randbelow(10**23))
         contents: list[str] = []
-        stand_ins = [{**message, "content": _stand_in(message["content"], nonce, contents)} for message in messages]
+        stand_ins = [
+            {**message, **{name: _stand_in(message[name], nonce, contents) for name in TEXTS if name in message}}
+            for message in messages
+        ]
         try:
             text = self._template.render(
                 messages=stand_ins,
                 add_generation_prompt=opens_answer,
-                enable_thinking=False,
+                enable_thinking=thinking,
                 tools=None,
                 **self._special,
             )

@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 
 from easel.api import unsupported
 from easel.api.easel_options import Body
-from easel.api.schemas import ChatMessage, Tokens, json_object, validated
+from easel.api.schemas import ChatMessage, ThinkingBody, Tokens, check_thinking, json_object, validated
 from easel.errors import InvalidRequest
 
 
-class TokenizeBody(Body):
+class TokenizeBody(ThinkingBody):
     """POST /tokenize."""
 
     model: str | None = None
@@ -71,10 +71,10 @@ def parse_tokenize(raw: bytes) -> TokenizeBody:
         if body.prompt is None:
             raise InvalidRequest("Missing required parameter: 'prompt' or 'messages'.", "prompt")
         raise InvalidRequest("Setting 'prompt' and 'messages' together is not possible.", "messages")
-    if body.add_generation_prompt is not None and body.messages is None:
-        raise InvalidRequest(
-            "The 'add_generation_prompt' parameter is only allowed with 'messages'.", "add_generation_prompt"
-        )
+    for name in ("add_generation_prompt", *ThinkingBody.model_fields):
+        if getattr(body, name) is not None and body.messages is None:
+            raise InvalidRequest(f"The '{name}' parameter is only allowed with 'messages'.", name)
+    check_thinking(body, body.messages or ())
     return body
 
 

@@ -57,7 +57,7 @@ class TokenRoutes:
         self._check_model(body.model)
         if body.messages is not None:
             messages = [message.for_template() for message in body.messages]
-            tokens = self._prompts.chat(messages, body.add_generation_prompt is not False)
+            tokens = self._prompts.chat(messages, body.add_generation_prompt is not False, body.thinking)
         else:
             tokens = self._prompts.plain(body.prompt or "", "prompt")
         wants_bos = body.messages is None if body.add_special_tokens is None else body.add_special_tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from easel.cli import chatting, evaluating, kube, serving
+from easel.cli import chatting, evaluating, kube, pulling, serving
 
 app = typer.Typer(
     name="easel",
@@ -21,7 +21,8 @@ app = typer.Typer(
 
     \b
     easel serve                          the embedded checkpoint on http://127.0.0.1:8000
-    easel serve --checkpoint DIR         a DiffusionGemma checkpoint of yours
+    easel serve --model DIR              a DiffusionGemma checkpoint of yours
+    easel serve --model OWNER/NAME       one from a model hub; easel pull only fetches it
     easel serve --config FILE            everything else: docs/configuration.md has every setting
     easel check FILE                     is that file right, and what would it start?
     easel chat                           talk to it, and watch each canvas clear
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(serving.serve)
 app.command()(serving.check)
+app.command()(pulling.pull)
 app.command()(chatting.chat)
 app.add_typer(evaluating.app, name="eval")
 app.add_typer(kube.app, name="kube")

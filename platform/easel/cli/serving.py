@@ -32,7 +32,8 @@ Checkpoint = Annotated[
         "--checkpoint",
         "--model",
         "-m",
-        help="A folder with config.json and safetensors, or embedded:NAME for one that comes with Easel.",
+        help="A folder with config.json and safetensors, OWNER/NAME or OWNER/NAME@REVISION on a model hub, or "
+        "embedded:NAME for one that comes with Easel.",
     ),
 ]
 Host = Annotated[
@@ -49,12 +50,14 @@ def serve(config: Config = None, checkpoint: Checkpoint = None, port: Port = Non
 
     \b
     easel serve
-    easel serve --checkpoint ~/models/diffusiongemma --port 0
+    easel serve --model ~/models/diffusiongemma --port 0
+    easel serve --model nvidia/diffusiongemma-26B-A4B-it-NVFP4
     easel serve --config deployments/local/easel.yaml
     """
     with reported():
         settings = _settings(config, checkpoint, port, host)
         _need_serve_extra()
+        settings = _fetched(settings)
         from easel.rayserve import session
         from easel.rayserve.local import Local, run
 
@@ -102,6 +105,21 @@ def _settings(config: Path | None, checkpoint: str | None, port: int | None, hos
     return parse(data, "command line" if config is None else f"{config} and command line")
 
 
+def _fetched(settings: ServeSettings) -> ServeSettings:
+    """The same with a checkpoint of a hub fetched, and pinned to its commit: replicas look into the cache, and a
+    branch may move on while they run."""
+    from easel.hub.fetching import fetch
+    from easel.hub.reference import hub_reference
+    from easel.settings import parse
+
+    reference = hub_reference(settings.app.model.checkpoint)
+    if reference is None:
+        return settings
+    data: dict[str, Any] = settings.model_dump()
+    data["app"]["models"][settings.app.model_key]["checkpoint"] = str(fetch(reference, None, typer.echo).reference)
+    return parse(data)
+
+
 def _need_serve_extra() -> None:
     if missing := _missing():
         raise ConfigurationError(
@@ -123,11 +141,13 @@ def _plan(settings: ServeSettings) -> Iterator[str]:
         from easel.rayserve.preflight import check_model
 
         check_model(settings)
+    engines = "a replica for every GPU" if local.every_gpu else _replicas(tiers.engine.replicas)
+    least = "at least " if local.every_gpu else ""
     yield (
         f"Engine    {model.engine.kind}, {model.engine.slots} slots, {model.engine.context_tokens} tokens of context, "
-        f"{_replicas(tiers.engine.replicas)} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
+        f"{engines} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
     )
-    yield f"Ingress   {_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
+    yield f"Ingress   {least}{_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
     yield f"API       http://{local.host}:{local.port or '(a free port)'}, through {_proxy(settings)}"
     yield f"Dashboard http://127.0.0.1:{local.dashboard_port or '(a free port)'} (Ray's; it asks for a token)"
     if local.host not in ("127.0.0.1", "::1", "localhost") and settings.app.api.keys_file is None:

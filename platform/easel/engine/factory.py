@@ -8,7 +8,10 @@ from easel.settings import ModelSettings
 
 
 def make_engine(model: ModelSettings) -> Engine:
-    """The engine for one model, not started yet. Raises `ConfigurationError` where the checkpoint cannot be found."""
+    """The engine for one model, not started yet. Slow: it may import torch.
+
+    Raises `ConfigurationError` where the checkpoint cannot be found.
+    """
     settings = model.engine
     if settings.kind == "fake":
         from easel.engine.fake import FakeEngine
@@ -26,6 +29,9 @@ def make_engine(model: ModelSettings) -> Engine:
         from easel.engine.vllm.engine import VllmEngine
 
         return VllmEngine(model.folder, settings)
-    from easel.engine.native.engine import NativeEngine
+    from easel.engine.native.phases import Phases
 
-    return NativeEngine(model.folder, settings)
+    phases = Phases()
+    with phases.of("import"):
+        from easel.engine.native.engine import NativeEngine
+    return NativeEngine(model.folder, settings, phases=phases)

@@ -281,7 +281,8 @@ class FakeEngine:
         if sequence.step == 0:
             sequence.canvas_started = time.time()
             cap = min(self._step_cap, request.denoising.max_steps or self._step_cap)
-            sequence.steps_needed = min(max(1, self._script.steps(request, sequence.canvas)), cap)
+            steps = cap if request.denoising.confidence == 0 else self._script.steps(request, sequence.canvas)
+            sequence.steps_needed = min(max(1, steps), cap)
         sequence.step += 1
         sequence.denoising_steps += 1
         accepted = self._accepted(sequence)

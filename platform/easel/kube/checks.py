@@ -77,7 +77,12 @@ def custom_resources(kinds: set[str], operators: Sequence[Object] | None, hint: 
         else:
             yield Finding("KubeRay", "unknown", "whether the operator runs cannot be seen")
         return
-    if not operators:
+    if not operators and hint:
+        yield from _operator_version(hint, "as it marked a cluster that it made")
+        what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator, as KubeRay's own chart does"
+        fix = "if the operator runs under another name, let networkPolicy.operator find its pods; else install it"
+        yield Finding("KubeRay", "warning", what, fix)
+    elif not operators:
         what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator: nobody acts on a RayService"
         yield Finding("KubeRay", "error", what, install)
     for operator in operators:
@@ -233,6 +238,11 @@ def dns(slices: Sequence[Object] | None) -> Iterator[Finding]:
     """Whether anybody answers names inside the cluster: Ray's workers find their head by one."""
     if slices is None:
         yield Finding("DNS", "unknown", "who answers DNS in the cluster cannot be seen")
+        return
+    if not slices:
+        what = "there is no Service kube-dns in kube-system, where the chart's network policies look for DNS"
+        fix = "where another answers, as on OpenShift and RKE2, name its namespace in networkPolicy.dns"
+        yield Finding("DNS", "warning", what, fix)
         return
     ready = sum(
         1 for item in slices for end in _list(item, "endpoints") if _at(end, "conditions").get("ready") is not False

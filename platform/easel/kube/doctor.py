@@ -77,7 +77,7 @@ def examine(
         routes = look.all_of(HTTP_ROUTES, namespace) if "httproutes" in gateway_kinds else None
         monitors = look.all_of(POD_MONITORS, namespace, _BY_PART) if "podmonitors" in monitor_kinds else None
         seen = look.value(operators)
-        hint = _hint(look, namespace) if seen is None else ""
+        hint = _hint(look, namespace) if not seen else ""
         one, every = gpus_wanted(service)
         my_routes = look.value(routes) if routes is not None else None
         names = sorted(
@@ -178,7 +178,7 @@ def _kinds(connection: Connection, group: str) -> set[str]:
 
 
 def _hint(look: _Look, namespace: str) -> str:
-    """The operator's version by what it wrote on a cluster that it made, for those who may not see it."""
+    """The operator's version by what it wrote on a cluster that it made, where it cannot be seen itself."""
     clusters = look.value(look.all_of(RAY_CLUSTERS, namespace)) or []
     for cluster in clusters:
         version = ((cluster.get("metadata") or {}).get("annotations") or {}).get(KUBERAY_VERSION)

@@ -180,13 +180,25 @@ def _load(
 ) -> scrape.Load | None:
     """Through the API server's proxy, so that no port has to be forwarded. Pods that do not answer are left out."""
     running = [pod for pod in pods or () if pod.phase == "Running" and not pod.deleting]
+    silent: dict[str, str] = {}
 
     def one(pod: objects.Pod) -> tuple[str, str] | None:
-        text = looking.maybe(
-            lambda: connection.text(PODS, service.namespace, f"{pod.name}:{pod.metrics_port}", "proxy", "metrics")
-        )
-        return None if text is None else (pod.name, text)
+        try:
+            text = connection.text(PODS, service.namespace, f"{pod.name}:{pod.metrics_port}", "proxy", "metrics")
+        except NotAllowed as error:
+            looking.missing.add(error.right)
+        except KubeError as error:
+            silent[pod.name] = error.message
+        else:
+            return pod.name, text
+        return None
 
     with ThreadPoolExecutor(8) as workers:
         read = [told for told in workers.map(one, running) if told is not None]
+    if silent:
+        names = ", ".join(sorted(silent))
+        looking.unread.append(
+            f"no metrics of {names}: {silent[min(silent)]}. Do they run Ray yet, and does networkPolicy.monitoring let "
+            "the API server in (docs/operators/kube.md)?"
+        )
     return scrape.load(read) if read else None

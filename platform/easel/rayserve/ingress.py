@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from easel.api.app import create_app
+from easel.api.cancelling import RunningCalls
 from easel.api.model_card import read_model_card
 from easel.playground.page import mount
 from easel.protocol import Event, GenerationRequest
 from easel.rayserve import switchboard
 from easel.rayserve.backend import EngineHandle
+from easel.rayserve.cancellations import CancelLine
 from easel.rayserve.config import ENGINE, LOG_LEVEL
 from easel.rayserve.ledger import find_or_start
 from easel.rayserve.loopback import keep_on_loopback
@@ -66,7 +68,7 @@ class Ingress:
         self._engine = engine
         self._backend: RoutedBackend | None = None
         self._reporter: Reporter | None = None
-        self._reporting: asyncio.Task[None] | None = None
+        self._working: list[asyncio.Task[None]] = []
         self._start = start
         self._telemetry = setup.Telemetry()
 
@@ -93,10 +95,15 @@ class Ingress:
         switchboard.connect(context.app_name, router, asyncio.get_running_loop())
         handle.append(EngineHandle(self._engine, watch))
         self._backend = RoutedBackend(router, watch)
+        find_actor = partial(find_or_start, context.app_name)
         late = partial(recorder.observe, LOOP_LAG_SECONDS, model=card.name)
-        self._reporter = Reporter(router, partial(find_or_start, context.app_name), late)
-        self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
-        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants, tracer)
+        self._reporter = Reporter(router, find_actor, late)
+        cancels = CancelLine(context.replica_id.unique_id, find_actor)
+        running = RunningCalls(cancels.elsewhere)
+        self._working = [asyncio.create_task(work) for work in (self._reporter.run(), cancels.run(running.cancel))]
+        app = create_app(
+            settings, self._backend, recorder, router.limiter, router.tenants, tracer=tracer, running=running
+        )
         if settings.playground.enabled:
             mount(app)
         app.add_middleware(LeaveRequestIdToServe)

@@ -1,8 +1,9 @@
 """The work-reporting actor: what each ingress holds, in one place that outlives all of them.
 
 Every ingress puts its report ten times a second, also while it drains, and gets the others' in return; the engine
-deployment's autoscaling policy reads them all. The actor is named after the application, detached, and restarted
-without end; it needs no state that is not back within a tenth of a second.
+deployment's autoscaling policy reads them all. Cancels go through it too, since it knows which ingresses there are. The
+actor is named after the application, detached, and restarted without end; it needs no state that is not back within a
+tenth of a second.
 
 Owns: when each report came, on its own clock, and which are fresh. Refuses to know: what is in a report. Reports cross
 as plain dicts, so that Serve's controller can read them whatever it has installed.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from easel.rayserve.cancellations import Cancellations, Wanted
 
 FRESH_S = 3.0
 """Older reports come from an ingress that is gone, or cannot reach this actor."""
@@ -32,6 +35,7 @@ class WorkLedger:
         self._clock = clock
         self._reports: dict[str, tuple[float, dict[str, Any]]] = {}
         self._targets: dict[str, Any] = {}
+        self._cancellations = Cancellations(clock)
 
     async def put(self, report: Mapping[str, Any], targets: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Take one ingress's report, and what it was told replicas should be scaled by. Returns all fresh reports."""
@@ -43,6 +47,14 @@ class WorkLedger:
         """(age in seconds, report) of every fresh report, and the targets last told."""
         now = self._clock()
         return [(now - at, told) for at, told in self._fresh()], self._targets
+
+    async def cancel(self, owner: str, request_id: str) -> bool | None:
+        """See `easel.rayserve.cancellations.Cancellations.ask`: whether an ingress held the request, and ends it."""
+        return await self._cancellations.ask(owner, request_id, lambda: [told["ingress"] for _, told in self._fresh()])
+
+    async def listen(self, ingress: str, answers: Mapping[str, bool]) -> list[Wanted]:
+        """See `easel.rayserve.cancellations.Cancellations.listen`: every ingress waits here."""
+        return await self._cancellations.listen(ingress, answers)
 
     def _fresh(self) -> list[tuple[float, dict[str, Any]]]:
         oldest = self._clock() - FRESH_S

@@ -24,6 +24,7 @@ from easel.errors import InternalError, NotReady
 from easel.rayserve import processes, session
 from easel.rayserve.config import APPLICATION, ENGINE, IMPORT_PATH, serve_config
 from easel.rayserve.dashboard import Dashboard
+from easel.rayserve.machine import depends, fill
 from easel.settings import ServeSettings
 
 RAY_START_S = 120.0
@@ -78,6 +79,7 @@ class Local:
         try:
             self._start_ray()
             self._say(f"Ray is up after {time.monotonic() - began:.1f} s.")
+            self._count_gpus()
             self.dashboard.deploy(self.config(import_path))
             self._wait_until_ready()
             self._say(f"Ready after {time.monotonic() - began:.1f} s.")
@@ -151,6 +153,26 @@ class Local:
                 self._dashboard.applications()
                 return
             self._pause(deadline, f"Ray did not start within {RAY_START_S:g} s; logs: {place.folder}")
+
+    def _count_gpus(self) -> None:
+        """GPUs for engines, and replicas for every GPU, where the settings leave it to the machine."""
+        if not depends(self.settings):
+            return
+        deadline = time.monotonic() + RAY_START_S
+        while True:
+            self._ensure_kept()
+            with contextlib.suppress(NotReady):
+                found = self.dashboard.resources()
+                break
+            self._pause(deadline, f"Ray told of no node within {RAY_START_S:g} s; logs: {self.session.folder}")
+        gpus = found.get("GPU", 0.0)
+        self.settings = fill(self.settings, gpus, found.get("CPU", 0.0))
+        tiers = self.settings.deployments
+        if gpus:
+            self._say(
+                f"GPUs: {gpus:g}, {tiers.engine.gpus:g} for each engine. "
+                f"Replicas: {tiers.engine.replicas} engine, {tiers.ingress.replicas} ingress."
+            )
 
     def _wait_until_ready(self) -> None:
         """Serve says why something fails to start; only a request through the front door says that it answers."""

@@ -170,6 +170,7 @@ class Session:
             f"--ray-client-server-port={self.ports.ray_client}",
             *("--min-worker-port=0", "--max-worker-port=0"),  # 10002-19999 otherwise, where other services may listen
             f"--num-cpus={cpus(settings)}",
+            *([] if settings.local.gpus is None else [f"--num-gpus={settings.local.gpus}"]),
             f"--object-store-memory={settings.local.object_store_mb * 1_000_000}",
             f"--temp-dir={self.folder / 'ray'}",
             *("--include-log-monitor=false", "--log-color=false"),

@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     QUEUE_TIMEOUT = "evicted_queue_timeout"
     """It waited as long as it wanted to."""
     CLIENT_GONE = "evicted_client_gone"
-    """The client left while it waited."""
+    """The client left while it waited, or had it cancelled."""
     CLOSED = "evicted_closed"
     """This ingress is going down."""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from easel.api.answer_text import AnswerText
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.detokenizer import ByteLevelDetokenizer
 from easel.errors import EaselError, EngineFailed, QueueFull
@@ -46,7 +47,7 @@ class Scripted:
 
 
 def choice(backend: Scripted, index: int = 0, *stops: str):  # type: ignore[no-untyped-def]
-    return run_choice(backend, REQUEST, index, ByteLevelDetokenizer(BYTES), stops, 256)
+    return run_choice(backend, REQUEST, index, AnswerText(lambda: ByteLevelDetokenizer(BYTES), stops), 256)
 
 
 async def all_of(backend: Scripted, *stops: str) -> list[Delta]:
@@ -187,3 +188,8 @@ async def test_a_slow_reader_holds_back_its_own_work() -> None:
         await asyncio.sleep(0)
     assert backend.asked <= 2
     await side.close()
+
+
+async def test_the_first_delta_says_what_decodes() -> None:
+    deltas = await all_of(Scripted(Started(0.0, runtime="native on H100"), committed("ab"), Finished("stop", Usage())))
+    assert [delta.runtime for delta in deltas] == ["native on H100", "", ""]

@@ -68,6 +68,13 @@ async def test_events_come_in_a_legal_order_and_add_up(engine: FakeEngine) -> No
     assert any(isinstance(event, CanvasProgress) for event in events)
 
 
+async def test_without_confidence_each_canvas_takes_all_its_steps(engine: FakeEngine) -> None:
+    events = await collect(engine, request(denoising=Denoising(max_steps=48, confidence=0.0)))
+    assert [event.steps for event in events if isinstance(event, CanvasCommitted)] == [48, 48, 48]
+    usual = await collect(engine, request())
+    assert any(event.steps < 48 for event in usual if isinstance(event, CanvasCommitted))
+
+
 async def test_the_same_request_gets_the_same_answer_alone_and_in_company(engine: FakeEngine) -> None:
     wanted = [request(str(i), sampling=Sampling(seed=i)) for i in range(8)]
     alone = [tokens(await collect(engine, one)) for one in wanted]

@@ -96,7 +96,13 @@ def test_pods_that_do_not_answer_are_said_and_the_rest_is_shown(server: ApiServe
     server.texts["pods/chat-worker-1:8080/proxy/metrics"] = metrics(5)
     result = easel("status")
     assert "5 of 8 busy" in result.output
-    assert 'no answer from pod "chat-head:8080"' in result.output
+    assert 'no answer from pod "chat-head:8080"' in " ".join(result.output.split())
+    nobody = " ".join(easel("status", "--json").output.split())
+    assert nobody.count("no answer from pod") == 1
+    del server.texts["pods/chat-worker-1:8080/proxy/metrics"]
+    nobody = " ".join(easel("status", "--json").output.split())
+    assert "no metrics of chat-head, chat-worker-1: " in nobody, "one sentence for all of them"
+    assert "networkPolicy.monitoring" in nobody
 
 
 def test_a_service_that_is_not_ready_is_exit_code_1(server: ApiServer, easel: Run) -> None:

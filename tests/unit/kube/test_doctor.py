@@ -122,6 +122,18 @@ def test_without_an_api_server_there_is_no_report(server: ApiServer, connection:
         examine(connection, "prod", None)
 
 
+def test_an_operator_of_another_name_has_left_its_mark(server: ApiServer, connection: Connection) -> None:
+    """As where OpenShift brings it, or where it runs outside the cluster."""
+    fit(server)
+    server.objects["apps", "deployments"] = []
+    report = examine(connection, "prod", None, resolve=lambda name: "192.0.2.7")
+    told = {finding.what: finding for finding in report.findings if finding.area == "KubeRay"}
+    assert "the operator is v1.7.0 (as it marked a cluster that it made)" in told
+    assert report.worst == "warning"
+    server.objects["ray.io", "rayclusters"] = []
+    assert examine(connection, "prod", None, resolve=lambda name: "192.0.2.7").worst == "error"
+
+
 @pytest.mark.parametrize(
     ("tag", "level"),
     [("v1.7.0", "ok"), ("v1.10.2", "ok"), ("v1.6.2", "note"), ("v1.5.1", "error"), ("nightly", "unknown")],
@@ -188,6 +200,8 @@ def test_monitoring_and_dns() -> None:
     assert levels(checks.monitoring(set(), None)) == ["note"]
     assert levels(checks.monitoring({"podmonitors"}, [])) == ["warning"]
     assert levels(checks.dns([{"endpoints": [{"conditions": {"ready": False}}]}])) == ["error"]
+    [elsewhere] = checks.dns([])
+    assert (elsewhere.level, "networkPolicy.dns" in elsewhere.fix) == ("warning", True), "OpenShift names it otherwise"
     assert levels(checks.host_names({"a.example.com": None})) == ["warning"]
 
 

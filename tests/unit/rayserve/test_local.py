@@ -25,6 +25,7 @@ class Dashboard:
 
     applications_now: dict[str, Any] = {}  # noqa: RUF012
     deployed: list[dict[str, Any]] = []  # noqa: RUF012
+    resources_now: list[dict[str, float]] = []  # noqa: RUF012
 
     def __init__(self, port: int, token: str) -> None:
         pass
@@ -34,6 +35,11 @@ class Dashboard:
 
     def applications(self) -> dict[str, Any]:
         return {"applications": dict(self.applications_now)}
+
+    def resources(self) -> dict[str, float]:
+        if not self.resources_now:
+            raise NotReady("No node has joined Ray yet.")
+        return self.resources_now.pop(0)
 
     def deploy(self, config: dict[str, Any]) -> None:
         self.deployed.append(config)
@@ -55,6 +61,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
     monkeypatch.setattr(module, "Dashboard", Dashboard)
     monkeypatch.setattr(Dashboard, "deployed", [])
     monkeypatch.setattr(Dashboard, "applications_now", running())
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 8.0}])
     serving = (
         "import sys, http.server as h\n"
         "class A(h.BaseHTTPRequestHandler):\n"
@@ -63,13 +70,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
         "h.HTTPServer(('127.0.0.1', int(sys.argv[1])), A).serve_forever()"
     )
 
-    def make(program: str = serving) -> tuple[Local, list[str]]:
+    def make(program: str = serving, **more: Any) -> tuple[Local, list[str]]:
         def command(self: session.Session, settings: Any) -> list[str]:
             return [sys.executable, "-c", program, str(self.ports.api)]
 
         monkeypatch.setattr(session.Session, "command", command)
         said: list[str] = []
-        return Local(parse({"local": {"port": 0, "dashboard_port": 0}}), said.append), said
+        ports = {"port": 0, "dashboard_port": 0}
+        return Local(parse({**more, "local": {**ports, **more.get("local", {})}}), said.append), said
 
     return make
 
@@ -89,6 +97,41 @@ def test_starts_serves_and_leaves_nothing(start: Callable[..., tuple[Local, list
     local.kill()
     assert gone(local)
     local.kill()
+
+
+def test_deploys_a_replica_for_every_gpu_that_ray_finds(
+    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 16.0, "GPU": 5.0}])
+    local, said = start(deployments={"engine": {"gpus": 1}}, local={"every_gpu": True})
+    local.start()
+    local.kill()
+    ingress, engine = Dashboard.deployed[0]["applications"][0]["deployments"]
+    assert (engine["num_replicas"], ingress["num_replicas"]) == (5, 1)
+    assert engine["ray_actor_options"]["num_gpus"] == 1
+    assert "GPUs: 5, 1 for each engine. Replicas: 5 engine, 1 ingress." in said
+
+
+def test_an_engine_that_takes_what_there_is_gets_the_gpu(
+    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 8.0, "GPU": 1.0}])
+    local, said = start()
+    local.start()
+    local.kill()
+    assert Dashboard.deployed[0]["applications"][0]["deployments"][1]["ray_actor_options"]["num_gpus"] == 1
+    assert "GPUs: 1, 1 for each engine. Replicas: 1 engine, 1 ingress." in said
+
+
+def test_a_machine_without_a_gpu_is_told_so(
+    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dashboard, "resources_now", [{"CPU": 16.0}])
+    local, _ = start(deployments={"engine": {"gpus": 1}}, local={"every_gpu": True})
+    with pytest.raises(EaselError, match="Ray finds 0 GPUs"):
+        local.start()
+    assert not Dashboard.deployed
+    assert not processes.members(local.session.mark, None)
 
 
 def test_says_why_ray_ended_and_keeps_its_log(start: Callable[..., tuple[Local, list[str]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,19 @@ def test_the_dashboards_refusals_are_told_apart(dashboard: Dashboard) -> None:
     answering(dashboard, 200, '{"applications": {}}')
     assert dashboard.applications() == {"applications": {}}
     dashboard.deploy({})
+
+
+def test_resources_are_those_of_all_nodes_that_live(dashboard: Dashboard) -> None:
+    nodes = [
+        {"state": "ALIVE", "resources_total": {"CPU": 8.0, "GPU": 4.0}},
+        {"state": "ALIVE", "resources_total": {"CPU": 2.0}},
+        {"state": "DEAD", "resources_total": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    answering(dashboard, 200, json.dumps({"data": {"result": {"result": nodes}}}))
+    assert dashboard.resources() == {"CPU": 10.0, "GPU": 4.0}
+    answering(dashboard, 200, json.dumps({"data": {"result": {"result": nodes[2:]}}}))
+    with pytest.raises(NotReady, match="No node"):
+        dashboard.resources()
 
 
 @pytest.mark.parametrize(

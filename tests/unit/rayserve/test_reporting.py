@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from easel.protocol import EngineState, EngineStats, KvPool, StepTimeModel
+from easel.protocol import EngineState, EngineStats, GpuStats, KvPool, StepTimeModel
 from easel.rayserve import statistics, switchboard
 from easel.rayserve.reporting import HELD_S, NONE_YET, Reporter
 from easel.router.autoscaling import IngressReport
@@ -82,6 +82,7 @@ def test_statistics_cross_as_plain_data() -> None:
         kv_pools=(KvPool("full", 8, 3, 32),),
         prefix_digest=(1, 2),
         last_step_at=12.0,
+        gpu=GpuStats("card", 3, 4, 0.5),
     )
     plain = statistics.to_plain(stats)
     assert type(plain["state"]) is str

@@ -135,3 +135,10 @@ def test_cores_are_those_of_the_machine_or_what_replicas_ask_for() -> None:
     many = parse({"deployments": {"engine": {"replicas": 3, "cpus": 100.0}}})
     assert session.cpus(many) == 301
     assert session.cpus(parse({"local": {"cpus": 7}})) == 7
+
+
+@pytest.mark.parametrize(("gpus", "options"), [(None, []), (0, ["--num-gpus=0"]), (8, ["--num-gpus=8"])])
+def test_gpus_are_counted_by_ray_or_as_the_settings_say(root: Path, gpus: int | None, options: list[str]) -> None:
+    settings = parse({"local": {"port": 0, "dashboard_port": 0, "gpus": gpus}})
+    command = session.create(settings).command(settings)
+    assert [option for option in command if option.startswith("--num-gpus")] == options

@@ -215,3 +215,5 @@ def test_prefixes_name_whole_blocks_with_all_before_them() -> None:
     assert prefix_hashes(tokens[:255]) == ()
     assert len(prefix_hashes(tuple(range(256 * 9)), most=4)) == 4
     assert all(0 <= one < 2**63 for one in prefix_hashes(tokens))
+    assert prefix_hashes(tokens, known=prefix_hashes(tokens)[:1]) == prefix_hashes(tokens)
+    assert prefix_hashes(tokens, known=(5,))[0] == 5, "what is known is not made again"

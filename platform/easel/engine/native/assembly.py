@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import platform
+import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.model import Model
 from easel.engine.native.noise import Noise, PhiloxNoise
+from easel.engine.native.phases import Phases
+from easel.engine.native.pool_sizes import PoolSizes
 from easel.engine.native.prefix_cache import PrefixCache
 from easel.engine.native.rules import RuleBook
 from easel.engine.native.runner import Runner
@@ -49,16 +53,31 @@ class Parts:
     rules: RuleBook
     scheduler: Scheduler
     runner: Runner | CudaRunner
+    device: str
+    """`cpu` or `cuda`."""
+    runtime: str
+    """What an answer's bits depend on beside request, checkpoint and Easel's version: device, type, libraries."""
 
 
-def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None) -> Parts:
+def assemble(
+    folder: Path,
+    settings: EngineSettings,
+    noise: Noise | None = None,
+    exact: bool | None = None,
+    phases: Phases | None = None,
+) -> Parts:
     """Load the checkpoint in `folder`. Slow: seconds to minutes.
 
     `exact`: whether answers are the same whatever shares the batch; None: on a CPU they are.
+    `phases` is told what the seconds went into; they are logged as well.
     Call it in the thread that will run the steps: the number of threads belongs to that one.
     Raises `ConfigurationError` for what is wrong with the checkpoint, the settings or the machine.
     """
-    device = device_of(settings)
+    phases = phases or Phases()
+    with phases.of("device"):
+        device = device_of(settings)
+        if device == "cuda":
+            torch.cuda.synchronize()  # makes the context, which is not the weights' time
     exact = device == "cpu" if exact is None else exact
     workers, threads = _threads(settings, exact)
     torch.set_num_threads(threads)
@@ -66,16 +85,26 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
     defaults = read_generation_defaults(folder)
     if outside := [token for token in defaults.eos_token_ids if not 0 <= token < config.vocab]:
         raise ConfigurationError(f"{folder}: eos_token_id {outside} is not in the vocabulary", param="eos_token_id")
+    if device == "cuda":
+        # So that a card that is shared, or was said to be, is not overrun while weights are packed either.
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_fraction)
     with torch.inference_mode():
-        weights = load_weights(folder, config, dtype_of(settings, device), device)
+        weights = load_weights(folder, config, dtype_of(settings, device), device, phases)
     context = min(settings.context_tokens, config.max_positions)
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
-    kv = KvCache(*_pool_sizes(settings, context, config.window, most_written), settings.kv_block_tokens, config.window)
+    sizes = PoolSizes.of(
+        settings.slots, context, most_written, config.window, settings.kv_block_tokens, settings.kv_tokens
+    )
     limits = Limits(settings.slots, settings.prefill_tokens_per_step, settings.max_denoising_steps)
     runner: Runner | CudaRunner
     if isinstance(weights.layers[0].experts, PackedExperts):
-        runner = _cuda_runner(config, weights, defaults, kv, noise or PhiloxNoise(), settings, context, most_written)
+        runner, kv = _cuda_runner(
+            config, weights, defaults, sizes, noise or PhiloxNoise(), settings, context, most_written, phases
+        )
+    elif device == "cuda" and settings.deterministic:
+        raise ConfigurationError("deterministic: on a GPU only checkpoints with NVFP4 experts can be", "deterministic")
     else:
+        kv = KvCache(*sizes.wanted, settings.kv_block_tokens, config.window)
         runner = Runner(Model(config, weights), defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
     log.info(
         "model on %s in %s, %d workers of %d threads, KV blocks: %s",
@@ -85,21 +114,53 @@ def assemble(folder: Path, settings: EngineSettings, noise: Noise | None = None,
         threads,
         ", ".join(f"{pool.blocks} {pool.name}" for pool in kv.pools),
     )
+    log.info("seconds of the start: %s", phases)
     prefixes = PrefixCache(kv) if settings.prefix_cache else None
-    scheduler = Scheduler(kv, limits, most_written, prefixes)
-    return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner)
+    scheduler = Scheduler(kv, limits, most_written, prefixes, keep_answers=not runner.exact)
+    return Parts(RuleBook(config, defaults, context, most_written), scheduler, runner, device,
+                 runtime_of(device, weights.embedding.dtype, runner.exact, threads))  # fmt: skip
 
 
-def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, kv: KvCache, noise: Noise,
-                 settings: EngineSettings, context: int, most_written: int) -> CudaRunner:  # fmt: skip
+def _cuda_runner(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,
+                 noise: Noise, settings: EngineSettings, context: int, most_written: int,
+                 phases: Phases) -> tuple[CudaRunner, KvCache]:  # fmt: skip
     """With its graphs captured. Imports Triton, which is where GPUs are."""
-    from easel.engine.native.cuda_assembly import build_runner
+    with phases.of("import"):
+        keep_compiled(settings.compile_cache)
+        from easel.engine.native.cuda_assembly import build_sized
 
-    began = time.perf_counter()
-    runner = build_runner(config, weights, defaults, kv, noise, settings.slots, context, most_written)
-    runner.capture()
-    log.info("kernels compiled and graphs captured in %.1f s", time.perf_counter() - began)
-    return runner
+    with phases.of("compile"):  # a step is run once, and so compiled, before the cache is sized
+        runner, kv = build_sized(config, weights, defaults, sizes, settings.kv_block_tokens, noise, settings.slots,
+                                 context, most_written, settings.gpu_memory_fraction,
+                                 settings.prefix_cache, settings.deterministic)  # fmt: skip
+    runner.capture(phases)
+    return runner, kv
+
+
+def keep_compiled(folder: str | None) -> None:
+    """Have Triton keep what it compiles in `folder`; None: where it does so by itself. Before anything is compiled.
+
+    Raises `ConfigurationError` where nothing can be written there: each kernel would fail with a stack of its own.
+    """
+    if folder is None:
+        return
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", param="compile_cache") from None
+    os.environ["TRITON_CACHE_DIR"] = str(path)
+
+
+def runtime_of(device: str, dtype: torch.dtype, exact: bool, threads: int) -> str:
+    """`Started.runtime` of the native engine. On a CPU, sums differ with its vector width and the number of threads."""
+    vectors = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+    name = torch.cuda.get_device_name() if device == "cuda" else vectors
+    triton = "" if device == "cpu" else f", triton {version('triton')}"
+    alone = "deterministic" if exact else "not deterministic"
+    return f"native on {name}, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}{triton}, {alone}"
 
 
 def device_of(settings: EngineSettings) -> str:
@@ -127,13 +188,6 @@ def _threads(settings: EngineSettings, exact: bool) -> tuple[int, int]:
     total = settings.threads or cores()
     workers = min(total, settings.slots) if exact else 1
     return workers, total // workers
-
-
-def _pool_sizes(settings: EngineSettings, context: int, window: int, most_written: int) -> tuple[int, int]:
-    """Blocks of the full and of the sliding pool. A sequence needs few sliding blocks, however long it is."""
-    sizes = KvCache(0, 0, settings.kv_block_tokens, window)
-    full = sizes.blocks_for(settings.kv_tokens) if settings.kv_tokens else settings.slots * sizes.blocks_for(context)
-    return full, min(full, settings.slots * sizes.sliding_blocks_for(context, most_written))
 
 
 def cores() -> int:

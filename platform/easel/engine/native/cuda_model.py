@@ -2,26 +2,29 @@
 
 The arithmetic is `model.Model`'s. What differs is that everything lies in buffers made once, that sizes which vary are
 read on the device, and that norms, rotary positions and residuals are fused into a few kernels beside cuBLAS' products.
-So the launches of a forward depend on its number of groups alone, and a graph can hold them. Owns: these buffers and
-the order of launches. Refuses to know: what the groups are (`group_inputs`), graphs (`cuda_runner`) and sampling.
+So the launches of a forward depend on its number of groups alone, and a graph can hold them. With `deterministic`, a
+row's bits do not depend on that number: keys are not shared out by it, the router's product is one whose sums are not
+either, and library products that fail a trial (`steady`) are done group by group. Owns: these buffers and the order of
+launches. Refuses to know: what the groups are (`group_inputs`), graphs (`cuda_runner`) and sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
 from easel.engine.native.attention import KvTensors
 from easel.engine.native.config import LayerConfig, LayerKind, ModelConfig
-from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels import attention, embed, heads, rows
 from easel.engine.native.kernels.experts import Workspace, run_experts
 from easel.engine.native.kernels.groups import Groups, PagedKv
 from easel.engine.native.kernels.packing import PackedExperts
-from easel.engine.native.kernels.routing import Routing, route
+from easel.engine.native.kernels.routing import Routing, route, route_rows
 from easel.engine.native.model import rope_frequencies
+from easel.engine.native.steady import unsteady_shapes
 from easel.engine.native.weights import LayerWeights, ModelWeights
 
 
@@ -29,11 +32,12 @@ class CudaModel:
     """Weights, KV cache and work space of one GPU. Calls may not overlap: they share their buffers."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, kv: KvTensors, inputs: GroupInputs,
-                 block_tokens: int) -> None:  # fmt: skip
+                 block_tokens: int, deterministic: bool = False) -> None:  # fmt: skip
         """Allocate for `inputs.groups` groups. Experts must be packed; floats bf16."""
         self.config, self.weights, self.kv, self.inputs = config, weights, kv, inputs
         self.device = weights.embedding.device
         self.block_tokens = block_tokens
+        self.deterministic = deterministic
         self._frequencies = {kind: rope_frequencies(rope).to(self.device) for kind, rope in config.ropes.items()}
         most = inputs.groups * inputs.rows
         hidden, gated = config.hidden, max(config.intermediate, weights.conditioning.down.shape[1])
@@ -46,7 +50,6 @@ class CudaModel:
         self._for_router = self._rows(most, hidden)
         self._for_experts = self._rows(most, hidden)
         self._mixed = self._rows(most, hidden)
-        self._routed = self._rows(most, hidden)
         self._qkv = self._flat(most * wide)
         self._queries, self._attended = self._flat(most * query), self._flat(most * query)
         self._keys, self._values = self._flat(most * key), self._flat(most * key)
@@ -65,6 +68,10 @@ class CudaModel:
             torch.empty(max(s.parts.numel() for s in spaces), dtype=spaces[0].parts.dtype, device=self.device),
             torch.empty(max(s.weights.numel() for s in spaces), dtype=torch.float32, device=self.device),
         )
+        self._by_group: frozenset[torch.Size] = frozenset()
+        """Shapes of weights whose products are done group by group."""
+        if deterministic:
+            self._by_group = unsteady_shapes(self._multiplied(), inputs.rows, sizes_up_to(inputs.groups))
 
     def forward(self, groups: int, canvases: int, tokens: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """Run the first `groups` groups, of which the first `canvases` may be canvases.
@@ -96,6 +103,22 @@ class CudaModel:
             self._feed_forward_block(weights, groups_, x, normed, following)
         return normed[: canvases * self.inputs.rows]
 
+    def _multiplied(self) -> Iterable[torch.Tensor]:
+        """Every weight that is multiplied by `_multiply`."""
+        for gated in (self.weights.conditioning, *(layer.mlp for layer in self.weights.layers)):
+            yield from (gated.gate_up, gated.down)
+        for layer in self.weights.layers:
+            yield from (layer.qkv, layer.out)
+
+    def _multiply(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """`out = x @ weight.T`."""
+        if weight.shape not in self._by_group:
+            torch.mm(x, weight.t(), out=out)
+            return
+        for first in range(0, len(x), self.inputs.rows):
+            one = slice(first, first + self.inputs.rows)
+            torch.mm(x[one], weight.t(), out=out[one])
+
     def _conditioning(self, count: int, soft: torch.Tensor) -> None:
         """What self-conditioning adds to the canvases' embeddings, into the first `count` rows of `_mixed`."""
         weights = self.weights.conditioning
@@ -109,7 +132,7 @@ class CudaModel:
         """From `normed` to `x` and the three inputs of the feed-forward block."""
         count, size = x.shape[0], layer.head_dim
         qkv = self._view(self._qkv, count, weights.qkv.shape[0])
-        torch.mm(normed, weights.qkv.t(), out=qkv)
+        self._multiply(normed, weights.qkv, qkv)
         queries = self._view(self._queries, count, self.config.heads, size)
         keys = self._view(self._keys, count, layer.kv_heads, size)
         values = self._view(self._values, count, layer.kv_heads, size)
@@ -117,9 +140,12 @@ class CudaModel:
                           queries, keys, values)  # fmt: skip
         attended = self._view(self._attended, count, self.config.heads * size)
         window = self.config.window if layer.kind == "sliding" else None
-        attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space)
+        # As for more groups than there are cores: nothing is split.
+        tiles = attention.Tiles.of(attention.CORES, self.inputs.rows, self.config.heads, size)
+        attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space,
+                         tiles if self.deterministic else None)  # fmt: skip
         mixed = self._mixed[:count]
-        torch.mm(attended, weights.out.t(), out=mixed)
+        self._multiply(attended, weights.out, mixed)
         rows.after_attention(
             x, mixed, weights.post_attention_norm, weights.mlp_norm, weights.router_norm, weights.experts_norm,
             self.config.eps, x, normed, self._for_router[:count], self._for_experts[:count],
@@ -129,17 +155,22 @@ class CudaModel:
                             following: torch.Tensor) -> None:  # fmt: skip
         """Dense block and routed experts, from the three normed inputs to `x` and the next layer's `normed`."""
         count = x.shape[0]
-        logits, dense, routed = self._logits[:count], self._mixed[:count], self._routed[:count]
+        logits, dense = self._logits[:count], self._mixed[:count]
         with self._beside():
             self._gated_block(normed, weights.mlp.gate_up, weights.mlp.down, dense)
-        torch.mm(self._for_router[:count], weights.router.t(), out=logits)
-        route(logits, weights.per_expert_scale, groups.length, self.config.top_k, self.routing)
+        for_router, scale, top_k = self._for_router[:count], weights.per_expert_scale, self.config.top_k
+        if self.deterministic:
+            route_rows(for_router, weights.router, scale, groups.length, top_k, self.routing)
+        else:
+            torch.mm(for_router, weights.router.t(), out=logits)
+            route(logits, scale, groups.length, top_k, self.routing)
         assert isinstance(weights.experts, PackedExperts), "experts stay packed on a GPU"
-        run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space, routed)
+        run_experts(self._for_experts[:count], self.routing, weights.experts, self._expert_space)
         self._join()
         rows.after_feed_forward(
-            x, dense, routed, weights.mlp_post_norm, weights.experts_post_norm, weights.post_norm,
-            weights.encode_scalar, weights.decode_scalar, groups, following, self.config.eps, x, normed,
+            x, dense, self._expert_space.narrow, self.routing, weights.mlp_post_norm, weights.experts_post_norm,
+            weights.post_norm, weights.encode_scalar, weights.decode_scalar, groups, following, self.config.eps, x,
+            normed,
         )  # fmt: skip
 
     @contextmanager
@@ -160,10 +191,10 @@ class CudaModel:
         """`out = down(gelu(gate x) * up x)`."""
         count = x.shape[0]
         both = self._view(self._gate_up, count, gate_up.shape[0])
-        torch.mm(x, gate_up.t(), out=both)
+        self._multiply(x, gate_up, both)
         narrow = self._view(self._gated, count, down.shape[1])
         rows.gelu_gate(both, narrow)
-        torch.mm(narrow, down.t(), out=out)
+        self._multiply(narrow, down, out)
 
     def _rows(self, count: int, width: int) -> torch.Tensor:
         return torch.zeros(count, width, dtype=torch.bfloat16, device=self.device)

@@ -7,9 +7,10 @@ tokens, its soft embedding) stays on the device, by seat. A sequence that was pr
 another; its canvas is parked beside the seats and goes on where it was. Without a GPU the work of a graph is simply
 done, which is how tests run this.
 
-All rows of a step share its products, so a row's last bits depend on how many groups share its step: draws come from
-the request's counter and are the same in any company, texts nearly always are. Owns: graphs, seats, and which groups a
-step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the plan is what it is (`scheduler`).
+All rows of a step share its products, so a row's last bits depend on how many groups share its step, unless the model
+is `deterministic`: draws come from the request's counter and are the same in any company, texts nearly always are.
+Owns: graphs, seats, and which groups a step has. Refuses to know: the arithmetic (`cuda_model`, `kernels`) and why the
+plan is what it is (`scheduler`).
 """
 
 from __future__ import annotations
@@ -21,23 +22,16 @@ import torch
 
 from easel.engine.native.config import GenerationDefaults, LayerKind
 from easel.engine.native.cuda_model import CudaModel
-from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.vocabulary import VocabularyEnd
 from easel.engine.native.kv_cache import BlockTable
 from easel.engine.native.noise import Noise
+from easel.engine.native.phases import Phases
 from easel.engine.native.runner import canvas_choice, draw_key, pinned_on_canvas
 from easel.engine.native.sampler import pin
 from easel.engine.native.scheduler import Encode, Plan
 from easel.engine.native.sequence import Sequence, StepResult
 from easel.protocol import GROUP_ROWS, TokenLogprob
-
-SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
-"""Numbers of groups that graphs are captured for, up to what the engine can hold."""
-
-
-def sizes_up_to(most: int) -> tuple[int, ...]:
-    """The numbers of groups to capture, ending with `most`."""
-    return (*(size for size in SIZES if size < most), most)
 
 
 class CudaRunner:
@@ -47,6 +41,8 @@ class CudaRunner:
                  seats: int) -> None:  # fmt: skip
         """`seats`: canvases that may be denoised in one step."""
         self.model, self.end = model, end
+        self.exact = model.deterministic
+        """Whether a row's bits depend on its own request alone: see above."""
         self._inputs: GroupInputs = model.inputs
         self._defaults, self._noise = defaults, noise
         config, device = model.config, model.device
@@ -65,6 +61,7 @@ class CudaRunner:
         self._hidden = torch.zeros(end.canvases * GROUP_ROWS, config.hidden, dtype=torch.bfloat16, device=device)
         self._forwards: dict[tuple[int, int], Callable[[], None]] = {}
         self._ends: dict[int, Callable[[], None]] = {}
+        self._phases = Phases()
         self._on_gpu = device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
         self._host = {
@@ -102,9 +99,30 @@ class CudaRunner:
         if seat is not None:
             self._free.append(seat)
 
-    def capture(self) -> None:
+    @property
+    def graphs(self) -> int:
+        """How many `capture` captures."""
+        forwards = sum(len(set(self._canvas_sizes(groups))) for groups in sizes_up_to(self._inputs.groups))
+        return forwards + len(sizes_up_to(self.end.canvases))
+
+    def warm_up(self) -> None:
+        """Run the largest step once, over idle groups: what it allocates beside our buffers is allocated then."""
+        with torch.inference_mode():
+            self._inputs.clear()
+            self._inputs.upload()
+            groups = self._inputs.groups
+            self._forward(groups, self._canvas_sizes(groups)[1])
+            for row in range(self.end.canvases):
+                self.end.controls.idle(row)
+            self.end.controls.upload()
+            self._end(self.end.canvases)
+            self._wait()
+
+    def capture(self, phases: Phases | None = None) -> None:
         """Compile and capture everything a step can need. Slow: seconds to a minute. Rows of idle groups only, so
-        nothing is written that matters."""
+        nothing is written that matters. `phases` is told what was spent on first runs, in which kernels are compiled,
+        and on capturing."""
+        self._phases = phases or Phases()
         with torch.inference_mode():
             self._inputs.clear()
             self._inputs.upload()
@@ -208,10 +226,14 @@ class CudaRunner:
         """What replays `work`. It is run once before: kernels compile and cuBLAS makes its choices outside graphs."""
         if not self._on_gpu:
             return work
-        work()
-        torch.cuda.synchronize()
+        with self._phases.of("compile"):
+            work()
+            torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            self._phases.of("capture"),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             work()
         return graph.replay
 

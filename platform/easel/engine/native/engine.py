@@ -1,13 +1,15 @@
 """The native engine behind `easel.protocol.Engine`: what callers on an event loop see of the thread that decodes.
 
-Owns: the engine's state, one mailbox for each request, and the crossing between the event loop and the step loop's
-thread: orders go over a queue, events come back by `call_soon_threadsafe`, all of a step's at once. Refuses to know:
-steps, seats and tensors.
+Owns: the engine's state, one mailbox for each request, the crossing between the event loop and the step loop's thread
+(orders go over a queue, events come back by `call_soon_threadsafe`, all of a step's at once), and the watch over that
+thread and its GPU: a step that hangs or a card that fails ends the engine, and everybody in it is told. Refuses to
+know: steps, seats and tensors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -15,13 +17,20 @@ from pathlib import Path
 
 from easel.capabilities import ensure_supported, supports
 from easel.engine.native.assembly import Parts, assemble
+from easel.engine.native.gpu_watch import GpuWatch, find_driver
 from easel.engine.native.loop import FAILED_MESSAGE, STOPPED_MESSAGE, Add, Cancel, Order, StepLoop, Stop
 from easel.engine.native.mailbox import Mailbox
 from easel.engine.native.noise import Noise
+from easel.engine.native.phases import Phases
 from easel.engine.native.scheduler import Told
 from easel.errors import Draining, EngineFailed, EngineStopped, InvalidRequest, NotReady
-from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest
+from easel.protocol import EngineLimits, EngineState, EngineStats, Event, Failed, Finished, GenerationRequest, Started
 from easel.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+WATCH_PERIOD_S = 0.5
+"""How often the step in progress is looked at."""
 
 
 class NativeEngine:
@@ -31,9 +40,14 @@ class NativeEngine:
     supports = supports("native")
 
     def __init__(
-        self, folder: Path, settings: EngineSettings, noise: Noise | None = None, exact: bool | None = None
+        self,
+        folder: Path,
+        settings: EngineSettings,
+        noise: Noise | None = None,
+        exact: bool | None = None,
+        phases: Phases | None = None,
     ) -> None:
-        """`folder`: the checkpoint's. `noise` and `exact`: see `assemble`."""
+        """`folder`: the checkpoint's. `noise`, `exact` and `phases`: see `assemble`."""
         self._state = EngineState.LOADING
         self._failure = ""
         self._mailboxes: dict[str, Mailbox] = {}
@@ -43,8 +57,11 @@ class NativeEngine:
         self._parts: Parts | None = None
         self._events: asyncio.AbstractEventLoop | None = None
         self._loaded: asyncio.Future[Parts] | None = None
+        self._step_timeout_s = settings.step_timeout_s
+        self._watcher: asyncio.Task[None] | None = None
+        self._gpu: GpuWatch | None = None
         self._loop = StepLoop(
-            lambda: assemble(folder, settings, noise, exact),
+            lambda: assemble(folder, settings, noise, exact, phases),
             ready=lambda parts: self._post(self._on_ready, parts),
             send=lambda told: self._post(self._on_events, told),
             failed=lambda why: self._post(self._on_failed, why),
@@ -62,6 +79,10 @@ class NativeEngine:
             raise
         if self._state is EngineState.LOADING:  # not stopped meanwhile
             self._state = EngineState.READY
+        if self._parts.device == "cuda":
+            self._gpu = GpuWatch(find_driver(), lambda why: self._post(self._on_failed, why))
+            self._gpu.start()
+        self._watcher = self._events.create_task(self._watch())
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of one request. Raises an `EaselError` before the first of them if it cannot be served."""
@@ -95,7 +116,8 @@ class NativeEngine:
 
     def stats(self) -> EngineStats:
         """The step loop's last snapshot, with this side's state."""
-        return replace(self._loop.snapshot, state=self._state, taken_at=time.time(), failure=self._failure)
+        gpu = None if self._gpu is None else self._gpu.last
+        return replace(self._loop.snapshot, state=self._state, taken_at=time.time(), failure=self._failure, gpu=gpu)
 
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. Taken up before the next step; raised `slots` share the KV blocks there are."""
@@ -117,14 +139,28 @@ class NativeEngine:
             await self._ended.wait()
 
     async def stop(self) -> None:
-        """See the protocol. Returns when the thread has ended: after the step it is in."""
+        """See the protocol. Returns when the thread has ended, after the step it is in; if that hangs, without it."""
         if self._state is not EngineState.FAILED:
             self._state = EngineState.STOPPED
         self._order(Stop())
-        await asyncio.to_thread(self._loop.join)
+        if self._gpu is not None:
+            self._gpu.stop()
+        while not await asyncio.to_thread(self._loop.join, WATCH_PERIOD_S) and not self._hangs():
+            pass
+        if self._watcher is not None:
+            self._watcher.cancel()
         await asyncio.sleep(0)  # let what the thread sent last arrive
         self._fail_rest(EngineStopped(STOPPED_MESSAGE))
         self._parts = None
+
+    def _hangs(self) -> bool:
+        return self._loop.stepping_s > self._step_timeout_s
+
+    async def _watch(self) -> None:
+        """Fail the engine when a step hangs: its thread cannot say so itself."""
+        while not self._hangs():  # noqa: ASYNC110 - what hangs sets no event
+            await asyncio.sleep(WATCH_PERIOD_S)
+        self._on_failed(f"a step has not ended for {self._loop.stepping_s:.0f} s (step_timeout_s)")
 
     def _accepting(self) -> Parts:
         if self._state is EngineState.DRAINING:
@@ -158,12 +194,18 @@ class NativeEngine:
             mailbox = self._mailboxes.get(sequence.request.id)
             if mailbox is None:
                 continue
+            if isinstance(event, Started) and self._parts is not None:
+                event = replace(event, runtime=self._parts.runtime)
             mailbox.put(event)
             if isinstance(event, Finished | Failed):
                 del self._mailboxes[sequence.request.id]
                 self._ended.set()
 
     def _on_failed(self, why: str) -> None:
+        """The first reason is the one to tell: what comes after it often follows from it."""
+        if self._state is EngineState.FAILED:
+            return
+        log.error("the engine has failed: %s", why)
         self._state, self._failure = EngineState.FAILED, why
         self._fail_rest(EngineFailed(FAILED_MESSAGE))
 

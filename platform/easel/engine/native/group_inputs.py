@@ -22,6 +22,14 @@ from easel.protocol import GROUP_ROWS
 
 Ints = npt.NDArray[np.int32]
 
+SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+"""Numbers of groups that graphs are captured for, up to what the engine can hold."""
+
+
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """The numbers of groups to capture, ending with `most`."""
+    return (*(size for size in SIZES if size < most), most)
+
 
 @dataclass(frozen=True, slots=True)
 class Field:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from easel.engine.native.assembly import Parts
+from easel.engine.native.gpu_watch import describe
 from easel.engine.native.scheduler import Scheduler, Told
 from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
@@ -72,6 +73,7 @@ class StepLoop:
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._timer = StepTimer()
         self._tally = StepTally()
+        self._stepping_since: float | None = None
         self._stopping = False
         self._running: dict[str, Sequence] = {}
         self._snapshot = EngineStats(EngineState.LOADING, clock())
@@ -87,6 +89,12 @@ class StepLoop:
             denoised=self._tally.denoised,
         )
 
+    @property
+    def stepping_s(self) -> float:
+        """For how many seconds the step in progress has run; 0 between steps."""
+        since = self._stepping_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def start(self) -> None:
         """Start the thread, which loads the model first and says so through `ready`."""
         self._thread.start()
@@ -95,10 +103,11 @@ class StepLoop:
         """Have something done before the next step. From any thread."""
         self._orders.put(order)
 
-    def join(self) -> None:
-        """Wait for the thread to end."""
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the thread to end, for so long at most. Whether it has."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -124,7 +133,7 @@ class StepLoop:
         except Exception as error:
             log.exception("a step failed; the engine is of no more use")
             self._end_all(parts, EngineFailed(FAILED_MESSAGE))
-            self._failed(f"{type(error).__name__}: {error}")
+            self._failed(describe(error))
 
     def _take_orders(self, parts: Parts, wait: bool) -> None:
         """Do what was ordered. An idle loop waits for an order, a busy one only looks."""
@@ -162,7 +171,9 @@ class StepLoop:
             return
         expected = self._timer.model.seconds(plan.groups)
         timer = time.perf_counter()
+        self._stepping_since = time.monotonic()
         results = parts.runner.run(plan)
+        self._stepping_since = None
         seconds = time.perf_counter() - timer
         self._timer.took(plan.groups, seconds)
         self._tally.took(seconds, expected, plan.groups, len(plan.denoises), scheduler.limits.slots)

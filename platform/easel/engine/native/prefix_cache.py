@@ -1,9 +1,10 @@
-"""Beginnings of prompts whose KV blocks are kept when their sequence is gone, so that nobody prefills them again.
+"""Beginnings of sequences whose KV blocks are kept when their sequence is gone, so that nobody prefills them again.
 
-What is kept is a chunk of prefill: 256 tokens of a prompt that begin at a multiple of 256, after the very same tokens.
-Such a chunk is always encoded in the same way, so whoever finds it reads the bits that it would have written itself.
-Tokens that a canvas committed are not kept: they were encoded in another company. When they come back in the next
-turn's prompt they are encoded once more, as chunks, and found from then on.
+What is kept is a chunk: 256 tokens that begin at a multiple of 256, after the very same tokens. Of a prompt it is what
+prefill encodes at a time, always in the same way, so whoever finds it reads the bits that it would have written itself.
+Chunks that canvases committed, whole or in part, were encoded in another company: the same numbers but for rounding.
+Who wants the same bits does not keep them (`scheduler`); then they are encoded once more when they come back in the
+next turn's prompt. The last canvas of an answer is never encoded, so never kept.
 
 Full layers need all chunks of a prefix; sliding layers only those in the window before its end. So a chunk's blocks of
 the sliding pool may go before those of the full pool do, and the other way round they never need to. What was not used
@@ -30,7 +31,7 @@ MOST_TOLD = 1024
 @dataclass(slots=True)
 class _Chunk:
     tokens: tuple[int, ...]
-    """Two prompts may have one hash. Nobody is given another one's tokens for it."""
+    """Two beginnings may have one hash. Nobody is given another one's tokens for it."""
     full: list[int]
     sliding: list[int] | None
     """None: given up."""
@@ -67,19 +68,19 @@ class PrefixCache:
             self._digest = tuple(islice(reversed(self._chunks), MOST_TOLD))
         return self._digest
 
-    def adopt(self, kv: SequenceKv, prompt: Sequence[int], hashes: Sequence[int], encoded: int) -> int:
+    def adopt(self, kv: SequenceKv, tokens: Sequence[int], hashes: Sequence[int], encoded: int) -> int:
         """Let a sequence that holds its first `encoded` tokens have as many more as there are. Returns how many tokens
         it holds then."""
         if encoded % BLOCK_TOKENS or encoded >= len(hashes) * BLOCK_TOKENS:
             return encoded
         first = encoded // BLOCK_TOKENS
-        last = self._reach(prompt, hashes, first)
+        last = self._reach(tokens, hashes, first)
         if last == first:
             return encoded
-        tokens = last * BLOCK_TOKENS
-        self._kv.slide(kv, tokens)
+        reached = last * BLOCK_TOKENS
+        self._kv.slide(kv, reached)
         if not kv.sliding.blocks:
-            kv.sliding.dropped = self._first_in_window(tokens)
+            kv.sliding.dropped = self._first_in_window(reached)
         for index in range(first, last):
             chunk = self._chunks[hashes[index]]
             self._take(self._kv.full, kv.full.blocks, chunk.full)
@@ -87,14 +88,12 @@ class PrefixCache:
             if held < self._blocks:
                 assert chunk.sliding is not None, "it was looked at before"
                 self._take(self._kv.sliding, kv.sliding.blocks, chunk.sliding[held:])
-        self._use(hashes[:last], tokens)
-        return tokens
+        self._use(hashes[:last], reached)
+        return reached
 
-    def keep(self, kv: SequenceKv, prompt: Sequence[int], hashes: Sequence[int], start: int, stop: int) -> None:
-        """A sequence has written its tokens from `start` to `stop`: keep them if they are a chunk of its prompt."""
-        index = start // BLOCK_TOKENS
-        if start % BLOCK_TOKENS or stop - start != BLOCK_TOKENS or index >= len(hashes):
-            return
+    def keep(self, kv: SequenceKv, tokens: Sequence[int], hashes: Sequence[int], index: int) -> None:
+        """A sequence has written all of chunk `index` of its `tokens`: keep it."""
+        start, stop = index * BLOCK_TOKENS, (index + 1) * BLOCK_TOKENS
         if index and hashes[index - 1] not in self._chunks:
             return  # what it follows is gone, so nobody would get as far
         key, known = hashes[index], self._chunks.get(hashes[index])
@@ -103,10 +102,10 @@ class PrefixCache:
         sliding = kv.sliding.blocks[behind : behind + self._blocks] if behind >= 0 else None
         if known is None:
             full = kv.full.blocks[first : first + self._blocks]
-            known = self._chunks[key] = _Chunk(tuple(prompt[start:stop]), full, None)
+            known = self._chunks[key] = _Chunk(tuple(tokens[start:stop]), full, None)
             for block in full:
                 self._kv.full.keep(block)
-        elif known.tokens != tuple(prompt[start:stop]):
+        elif known.tokens != tuple(tokens[start:stop]):
             return  # another one of the same hash was first
         if known.sliding is None and sliding is not None:
             known.sliding = sliding
@@ -132,12 +131,12 @@ class PrefixCache:
                 self._forget(key)
         return self._kv.full.free + self._kv.sliding.free > free
 
-    def _reach(self, prompt: Sequence[int], hashes: Sequence[int], first: int) -> int:
+    def _reach(self, tokens: Sequence[int], hashes: Sequence[int], first: int) -> int:
         """How many chunks a sequence that has `first` of them can have."""
         last, lengths = first, range(first, len(hashes))
         for index in lengths:
             chunk = self._chunks.get(hashes[index])
-            if chunk is None or chunk.tokens != tuple(prompt[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]):
+            if chunk is None or chunk.tokens != tuple(tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]):
                 break
             last = index + 1
         while last > first and not self._has_window(hashes, first, last):

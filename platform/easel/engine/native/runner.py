@@ -7,7 +7,8 @@ Batch invariance. A matrix product may sum in another order when it has more row
 differs in its last bits may decode to another text. With `exact`, every chunk and every canvas goes through the model
 by itself, on a number of threads that never changes, so that its bits depend on its own request alone; sequences are
 spread over workers instead, which share nothing and wait for each other once a step. Without, one forward takes them
-all. On a CPU, where a canvas fills a core by itself, exactness costs little and is the default.
+all, a commit and the first step of the canvas that follows it too. On a CPU, where a canvas fills a core by itself,
+exactness costs little and is the default.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Every seated sequence takes part in every step: it encodes its next chunk if it has one, and denoises as soon as its
 cache is complete, in the same step even. So sequences join and leave at any step, whatever the others are doing.
-Commits always run; prefill is held to a budget of tokens, first come first served, so that running canvases keep
-their pace. A prompt's beginning that is in the prefix cache is not encoded again, and one that another sequence is
-just writing is waited for. When blocks run out, cached prefixes go first; then the sequence that came last gives up its
-seat and its blocks, and goes on later.
+Commits always run; prefill is held to a budget of tokens, so that running canvases keep their pace, and shared so that
+neither long prompts nor short ones wait for each other. A prompt's beginning that is in the prefix cache is not encoded
+again, and one that another sequence is just writing is waited for. When blocks run out, cached prefixes go first; then
+the sequence that came last gives up its seat and its blocks, and goes on later.
 
 Owns: these decisions, and the events they make. Refuses to know: tensors, threads, and what time it is.
 """
@@ -48,6 +48,12 @@ class Encode:
     start: int
     stop: int
 
+    @property
+    def name(self) -> int | None:
+        """What a chunk of a prompt is kept under in the prefix cache; None for any other tokens."""
+        whole = self.stop <= self.sequence.prefix_tokens
+        return self.sequence.prefix[self.start // BLOCK_TOKENS] if whole else None
+
 
 @dataclass(slots=True)
 class Plan:
@@ -61,6 +67,10 @@ class Plan:
         """How many groups of 256 rows it takes through the model."""
         rows = sum(e.stop - e.start for e in self.encodes) + sum(s.rules.canvas_length for s in self.denoises)
         return rows / GROUP_ROWS
+
+    def encoded_of(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence it encodes."""
+        return sum(encode.stop - encode.start for encode in self.encodes if encode.sequence is sequence)
 
     def __bool__(self) -> bool:
         return bool(self.encodes or self.denoises)
@@ -78,12 +88,21 @@ class Limits:
 class Scheduler:
     """See the module. Each method that decides something returns the events that tell of it, in order."""
 
-    def __init__(self, kv: KvCache, limits: Limits, most_written: int, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        kv: KvCache,
+        limits: Limits,
+        most_written: int,
+        prefixes: PrefixCache | None = None,
+        keep_answers: bool = False,
+    ) -> None:
         """`most_written`: tokens that one sequence may encode in one step; the sliding pool is sized by it.
-        `prefixes`: over the same blocks; None: each prompt is encoded whole."""
+        `prefixes`: over the same blocks; None: each prompt is encoded whole. `keep_answers`: it keeps what canvases
+        committed too, whose bits are not those that a prompt's chunk would have written."""
         self.kv = kv
         self.limits = limits
         self.prefixes = prefixes
+        self._keep_answers = keep_answers
         self._most_written = most_written
         self.seated: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -125,8 +144,7 @@ class Scheduler:
         for encode in plan.encodes:
             sequence = encode.sequence
             sequence.wrote(encode.stop - encode.start)
-            if self.prefixes is not None:
-                self.prefixes.keep(sequence.kv, sequence.request.prompt, sequence.prefix, encode.start, encode.stop)
+            self._keep(sequence, encode.start)
             self.kv.slide(sequence.kv, encode.stop)
         for sequence in plan.denoises:
             sequence.denoised(results[sequence], started_at)
@@ -189,8 +207,17 @@ class Scheduler:
         if self.prefixes is None:
             return 0
         before = sequence.encoded
-        sequence.encoded = self.prefixes.adopt(sequence.kv, sequence.request.prompt, sequence.prefix, before)
+        sequence.encoded = self.prefixes.adopt(sequence.kv, sequence.tokens, sequence.prefix, before)
         return sequence.encoded - before
+
+    def _keep(self, sequence: Sequence, start: int) -> None:
+        """Let the prefix cache have the chunks that are whole since tokens from `start` on were encoded."""
+        if self.prefixes is None:
+            return
+        if self._keep_answers:
+            sequence.prefix = prefix_hashes(sequence.tokens, sequence.encoded // BLOCK_TOKENS, sequence.prefix)
+        for index in range(start // BLOCK_TOKENS, min(sequence.encoded // BLOCK_TOKENS, len(sequence.prefix))):
+            self.prefixes.keep(sequence.kv, sequence.tokens, sequence.prefix, index)
 
     def _lacking(self, sequence: Sequence) -> int:
         """Blocks of a pool that it needs, at the most, until it denoises."""
@@ -200,33 +227,51 @@ class Scheduler:
         return max(0, sliding, full)
 
     def _encodes(self) -> tuple[Plan, list[Told]]:
-        """Chunks for this step: every commit, and prefill within the budget, at least one chunk of it."""
+        """Chunks for this step: every commit, and prefill within the budget, at least one chunk of it.
+
+        Whoever came first gets a chunk at every step, so that it gets done; the rest goes to those who have least left,
+        so that a short prompt does not wait for a long one.
+        """
         plan, told, spent = Plan(), list[Told](), 0
-        being_written: set[int] = set()
-        for sequence in sorted(self.seated, key=_rank):
-            prefill = sequence.phase is Phase.PREFILL
-            if prefill and sequence.seated:
-                found = self._adopt(sequence)
-                sequence.cached_tokens += 0 if sequence.lost else found
-            start, written = sequence.encoded, 0
-            while sequence.seated and start < len(sequence.tokens):
-                stop = sequence.chunk_end(start)
-                chunk = sequence.prefix[start // BLOCK_TOKENS] if stop <= sequence.prefix_tokens else None
-                if chunk in being_written:
+        ranked = sorted(self.seated, key=_rank)
+        for sequence in ranked:
+            if sequence.phase is Phase.COMMIT:
+                told += self._encode(Encode(sequence, sequence.encoded, len(sequence.tokens)), plan)
+        prefills = [sequence for sequence in ranked if sequence.phase is Phase.PREFILL]
+        for sequence in prefills:
+            found = self._adopt(sequence)
+            sequence.cached_tokens += 0 if sequence.lost else found
+        for turn, sequence in enumerate([*prefills[:1], *sorted(prefills, key=_brevity)]):
+            while sequence.seated and (chunk := self._next_chunk(sequence, plan, spent)) is not None:
+                told += self._encode(chunk, plan)
+                spent += chunk.stop - chunk.start
+                if turn == 0:
                     break
-                over = spent and spent + stop - start > self.limits.prefill_tokens_per_step
-                if prefill and (over or (written and written + stop - start > self._most_written)):
-                    break
-                told += self._make_room(sequence, stop, plan)
-                if not sequence.seated:
-                    break
-                plan.encodes.append(Encode(sequence, start, stop))
-                if chunk is not None:
-                    being_written.add(chunk)
-                written += stop - start
-                spent += stop - start if prefill else 0
-                start = stop
         return plan, told
+
+    def _next_chunk(self, sequence: Sequence, plan: Plan, spent: int) -> Encode | None:
+        """The chunk after those that are planned. None: nothing is left, it has to wait, or another sequence is just
+        writing the same one. `spent`: tokens of prefill that are planned."""
+        planned = plan.encoded_of(sequence)
+        start = sequence.encoded + planned
+        if start == len(sequence.tokens):
+            return None
+        chunk = Encode(sequence, start, sequence.chunk_end(start))
+        size = chunk.stop - start
+        if spent and spent + size > self.limits.prefill_tokens_per_step:
+            return None
+        if planned and planned + size > self._most_written:
+            return None
+        if chunk.name is not None and any(chunk.name == encode.name for encode in plan.encodes):
+            return None
+        return chunk
+
+    def _encode(self, encode: Encode, plan: Plan) -> list[Told]:
+        """Plan it, if there is room for it."""
+        told = self._make_room(encode.sequence, encode.stop, plan)
+        if encode.sequence.seated:
+            plan.encodes.append(encode)
+        return told
 
     def _make_room(self, sequence: Sequence, tokens: int, plan: Plan) -> list[Told]:
         """Find blocks for the first `tokens` tokens, taking them from prefixes that nobody uses, then from whoever came
@@ -252,8 +297,7 @@ class Scheduler:
 
     def _complete(self, sequence: Sequence, plan: Plan) -> bool:
         """Whether its cache holds everything once the plan's encodes are done."""
-        planned = sum(e.stop - e.start for e in plan.encodes if e.sequence is sequence)
-        return sequence.encoded + planned == len(sequence.tokens)
+        return sequence.encoded + plan.encoded_of(sequence) == len(sequence.tokens)
 
     def _commit(self, sequence: Sequence, stop: CanvasStop, now: float) -> list[Told]:
         """Emit a canvas. Its tokens leave before its forward: encoding it is part of the next step, if one follows."""
@@ -291,3 +335,8 @@ class Scheduler:
 def _rank(sequence: Sequence) -> tuple[int, int]:
     """Low goes first and stays longest."""
     return -sequence.request.priority, sequence.order
+
+
+def _brevity(sequence: Sequence) -> tuple[int, int, int]:
+    """Low has least left to encode, within a priority."""
+    return -sequence.request.priority, len(sequence.tokens) - sequence.encoded, sequence.order

@@ -97,7 +97,7 @@ class Sequence:
     encoded: int = 0
     """How many of `tokens` the cache holds."""
     prefix: tuple[int, ...] = ()
-    """Hashes of the whole chunks of the prompt, where prefixes are cached."""
+    """Where prefixes are cached: hashes of the whole chunks of `tokens`, those of the prompt at least."""
     cached_tokens: int = 0
     """Of the prompt, found in the prefix cache when it was first encoded."""
     lost: bool = False
@@ -152,7 +152,7 @@ class Sequence:
     @property
     def prefix_tokens(self) -> int:
         """Tokens of the prompt that could be in the prefix cache."""
-        return len(self.prefix) * PREFILL_CHUNK
+        return min(len(self.prefix), len(self.request.prompt) // PREFILL_CHUNK) * PREFILL_CHUNK
 
     def most_encoded(self) -> int:
         """Tokens in the cache when the last canvas begins, at the most: that one is never encoded."""

@@ -1,47 +1,34 @@
-"""A checkpoint's tensors, checked by name and laid out the way the model reads them.
+"""A checkpoint's tensors laid out the way the model reads them.
 
-Owns: finding the files, comparing what they hold with the table in `tensors`, and the fused layout: q, k and v in one
-matrix, gate and up in one. A tensor that is missing, unexpected or of another shape is refused by name, because a
-model that runs without one answers with noise and no error. Vision tensors are known and skipped: there is no tower.
-Refuses to know: what the weights are for.
+Owns: the fused layout: q, k and v in one matrix, gate and up in one, experts stacked and packed; and which tensors are
+read together. Refuses to know: where tensors come from (`reading`, `checkpoint_files`), and what they are for.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from easel.engine.native import nvfp4
-from easel.engine.native.config import LayerConfig, ModelConfig, read_json
+from easel.engine.native.checkpoint_files import CheckpointFiles
+from easel.engine.native.config import LayerConfig, ModelConfig
 from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts
-from easel.engine.native.tensors import (
-    DECODER,
-    ENCODER_TEXT,
-    NVFP4_NAMES,
-    Expected,
-    Stored,
-    expected_tensors,
-    tied_copies,
-    vision_tensors,
-)
+from easel.engine.native.phases import Phases
+from easel.engine.native.reading import Source, read_stages
+from easel.engine.native.tensors import DECODER, ENCODER_TEXT, NVFP4_NAMES, expected_tensors
 from easel.errors import ConfigurationError
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-STORED_TYPES: Mapping[Stored, tuple[str, ...]] = {
-    "float": ("BF16", "F16", "F32"),
-    "codes": ("U8",),
-    "scales": ("F8_E4M3",),
-    "scalar": ("F32",),
-}
-MOST_NAMES = 8
-"""Problems listed in one error. The rest are counted."""
+EMBEDDING = DECODER + "embed_tokens.weight"
+_OF_LAYER = re.compile(rf"(?:{re.escape(DECODER)}|{re.escape(ENCODER_TEXT)})layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,101 +82,75 @@ class ModelWeights:
     norm: torch.Tensor
 
 
-def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> ModelWeights:
-    """The weights in `folder` on `device`, floats in `dtype`.
+def load_weights(
+    folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu", phases: Phases | None = None
+) -> ModelWeights:
+    """The weights in `folder` on `device`, floats in `dtype`. `phases` is told what was spent on reading (waiting for
+    bytes: more is read while this is laid out) and on repacking.
 
     Raises `ConfigurationError` that names each tensor which is missing, unexpected, or of another shape or type.
     """
     files = CheckpointFiles(folder)
     files.check(config)
-    return _Layout(files, config, dtype, device).all()
+    with closing(read_stages(files, stages(config), device)) as sources:
+        weights = lay_out(sources, config, dtype, device, phases or Phases())
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # what was read into: the KV cache is sized from what is free
+    return weights
 
 
-class CheckpointFiles:
-    """The safetensors files of a folder as one mapping."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        self.file_of: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}  # safetensors' handles carry no types
-        if index.is_file():
-            for name, file in read_json(index)["weight_map"].items():
-                self.file_of[name] = folder / file
-            for path in sorted(set(self.file_of.values())):
-                inside, listed = set(self._handle(path).keys()), {n for n, p in self.file_of.items() if p == path}
-                if inside != listed:
-                    raise ConfigurationError(f"{path.name} and its index differ: {_some(sorted(inside ^ listed))}")
-        elif single.is_file():
-            self.file_of = dict.fromkeys(self._handle(single).keys(), single)
+def stages(config: ModelConfig) -> list[list[str]]:
+    """The tensors that `lay_out` reads, in the order of its sources: the embedding, what else lies outside the layers,
+    then a layer at a time."""
+    embedding: list[str] = []
+    outside: list[str] = []
+    layers: list[list[str]] = [[] for _ in config.layers]
+    unread = NVFP4_NAMES[config.quantisation.layout].input_scale if config.quantisation else None
+    for name in expected_tensors(config):
+        if unread is not None and name.endswith(f".{unread}"):
+            continue
+        if match := _OF_LAYER.match(name):
+            layers[int(match[1])].append(name)
         else:
-            raise ConfigurationError(f"{folder}: neither model.safetensors nor model.safetensors.index.json")
-
-    def _handle(self, path: Path) -> Any:
-        if path not in self._open:
-            try:
-                self._open[path] = safe_open(path, framework="pt", device="cpu")
-            except (OSError, SafetensorError) as error:
-                raise ConfigurationError(f"{path}: {error}") from None
-        return self._open[path]
-
-    def check(self, config: ModelConfig) -> None:
-        """Compare with the table. Raises `ConfigurationError` listing every kind of difference."""
-        expected, vision, copies = expected_tensors(config), vision_tensors(config), tied_copies(config)
-        known = expected | (vision if any(name in self.file_of for name in vision) else {})
-        problems = [f"missing: {name}" for name in known if name not in self.file_of]
-        problems += [f"unexpected: {name}" for name in self.file_of if name not in known and name not in copies]
-        for name, tensor in known.items():
-            if name in self.file_of:
-                problems += self._differences(name, tensor)
-        if problems:
-            raise ConfigurationError(f"{self.folder} does not hold the model it describes: {_some(problems)}")
-        if skipped := [name for name in self.file_of if name in vision]:
-            log.info("%d vision tensors skipped: this engine reads text only", len(skipped))
-
-    def _differences(self, name: str, expected: Expected) -> list[str]:
-        part = self._handle(self.file_of[name]).get_slice(name)
-        shape, dtype = tuple(part.get_shape()), part.get_dtype()
-        # A scalar is written as [] by some and as [1] by others.
-        if shape != expected.shape and not (expected.stored == "scalar" and shape == (1,)):
-            return [f"shape of {name}: {list(shape)} instead of {list(expected.shape)}"]
-        if dtype not in STORED_TYPES[expected.stored]:
-            return [f"type of {name}: {dtype} instead of {' or '.join(STORED_TYPES[expected.stored])}"]
-        return []
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor as it is stored."""
-        tensor: torch.Tensor = self._handle(self.file_of[name]).get_tensor(name)
-        return tensor
+            (embedding if name == EMBEDDING else outside).append(name)
+    return [embedding, outside, *layers]
 
 
-def _some(problems: list[str]) -> str:
-    shown = "; ".join(problems[:MOST_NAMES])
-    return shown if len(problems) <= MOST_NAMES else f"{shown}; and {len(problems) - MOST_NAMES} more"
+def lay_out(
+    sources: Iterator[Source], config: ModelConfig, dtype: torch.dtype, device: str, phases: Phases
+) -> ModelWeights:
+    """The weights from one source for each of `stages`. Nothing of the result shares memory with a source."""
+
+    def part(build: Callable[[_Layout], T]) -> T:
+        with phases.of("read"):
+            source = next(sources)
+        with phases.of("repack"):
+            return build(_Layout(config, dtype, device, source))
+
+    embedding = part(lambda layout: layout.float(EMBEDDING))
+    norm, conditioning_norm, conditioning = part(_Layout.outside)
+    layers = tuple(part(partial(_Layout.layer, layer=layer)) for layer in config.layers)
+    if torch.device(device).type == "cuda":
+        with phases.of("repack"):
+            torch.cuda.synchronize(device)
+    return ModelWeights(embedding, conditioning_norm, conditioning, layers, norm)
 
 
-def read_quantised(files: CheckpointFiles, config: ModelConfig, prefix: str, part: str, device: str = "cpu") -> Nvfp4:
+def read_quantised(source: Source, config: ModelConfig, prefix: str, part: str, device: str = "cpu") -> Nvfp4:
     """One projection of all experts of the layer whose experts' names begin with `prefix`, as it is stored."""
     assert config.quantisation is not None
     layout = config.quantisation.layout
     names = NVFP4_NAMES[layout]
 
     def all_experts(suffix: str) -> torch.Tensor:
-        # Stored bytes are stacked before they move: a copy for each of 128 small tensors would take longer.
-        return torch.stack([files.read(f"{prefix}{expert}.{part}.{suffix}") for expert in range(config.experts)])
+        return source.stack([f"{prefix}{expert}.{part}.{suffix}" for expert in range(config.experts)])
 
-    scales = all_experts(names.scales).view(torch.uint8)
     scale_2 = all_experts(names.scale_2).float().reshape(-1)
     if layout == "compressed-tensors":
         if not bool((scale_2 > 0).all()):
             raise ConfigurationError(f"{prefix}*.{part}.{names.scale_2}: a number above zero is needed")
         scale_2 = scale_2.reciprocal()
-    return Nvfp4(
-        all_experts(names.codes).to(device),
-        scales.to(device).view(torch.float8_e4m3fn),
-        scale_2.to(device),
-    )
+    return Nvfp4(all_experts(names.codes).to(device), all_experts(names.scales).to(device), scale_2.to(device))
 
 
 def unpacked(parts: Sequence[Nvfp4], config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> ExpertWeights:
@@ -208,20 +169,16 @@ def unpacked(parts: Sequence[Nvfp4], config: ModelConfig, dtype: torch.dtype, de
 class _Layout:
     """Puts tensors together the way the model reads them."""
 
-    def __init__(self, files: CheckpointFiles, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
-        self.files, self.config, self.dtype, self.device = files, config, dtype, device
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str, source: Source) -> None:
+        self.config, self.dtype, self.device, self.source = config, dtype, device, source
 
-    def all(self) -> ModelWeights:
-        return ModelWeights(
-            embedding=self.float(DECODER + "embed_tokens.weight"),
-            conditioning_norm=self.float(DECODER + "self_conditioning.pre_norm.weight"),
-            conditioning=self.gated(DECODER + "self_conditioning."),
-            layers=tuple(self.layer(layer) for layer in self.config.layers),
-            norm=self.float(DECODER + "norm.weight"),
-        )
+    def outside(self) -> tuple[torch.Tensor, torch.Tensor, GatedWeights]:
+        """What lies outside the layers: the last norm, and self-conditioning."""
+        prefix = DECODER + "self_conditioning."
+        return self.float(DECODER + "norm.weight"), self.float(prefix + "pre_norm.weight"), self.gated(prefix)
 
     def float(self, name: str) -> torch.Tensor:
-        return self.files.read(name).to(self.device, self.dtype).contiguous()
+        return self.source.read(name).to(self.device, self.dtype, copy=True)
 
     def gated(self, prefix: str) -> GatedWeights:
         gate, up = self.float(prefix + "gate_proj.weight"), self.float(prefix + "up_proj.weight")
@@ -231,7 +188,8 @@ class _Layout:
         prefix = f"{DECODER}layers.{layer.index}."
         parts = "qkv" if layer.kind == "sliding" else "qk"
         q_norm, k_norm = (self.float(f"{prefix}self_attn.{part}_norm.weight") for part in "qk")
-        router_scale = self.files.read(prefix + "router.scale").float() * self.config.hidden**-0.5
+        router_scale = self.source.read(prefix + "router.scale").float() * self.config.hidden**-0.5
+        per_expert_scale = self.source.read(prefix + "router.per_expert_scale")
         return LayerWeights(
             input_norm=self.float(prefix + "input_layernorm.weight"),
             qkv=torch.cat([self.float(f"{prefix}self_attn.{part}_proj.weight") for part in parts]),
@@ -243,7 +201,7 @@ class _Layout:
             mlp_post_norm=self.float(prefix + "post_feedforward_layernorm_1.weight"),
             router_norm=router_scale.to(self.device, self.dtype),
             router=self.float(prefix + "router.proj.weight"),
-            per_expert_scale=self.files.read(prefix + "router.per_expert_scale").to(self.device, torch.float32),
+            per_expert_scale=per_expert_scale.to(self.device, torch.float32, copy=True),
             experts_norm=self.float(prefix + "pre_feedforward_layernorm_2.weight"),
             experts=self.experts(prefix + "experts."),
             experts_post_norm=self.float(prefix + "post_feedforward_layernorm_2.weight"),
@@ -257,7 +215,7 @@ class _Layout:
         if config.quantisation is None:
             return ExpertWeights(self.float(prefix + "gate_up_proj"), self.float(prefix + "down_proj"))
         parts = [
-            read_quantised(self.files, config, prefix, part, self.device)
+            read_quantised(self.source, config, prefix, part, self.device)
             for part in ("gate_proj", "up_proj", "down_proj")
         ]
         if torch.device(self.device).type == "cuda":

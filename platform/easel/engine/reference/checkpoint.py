@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from easel.engine.native.checkpoint_files import CheckpointFiles
 from easel.engine.native.config import ModelConfig, read_json
 from easel.engine.native.tensors import DECODER, VISION_PREFIXES, expected_tensors
-from easel.engine.native.weights import CheckpointFiles, read_quantised, unpacked
+from easel.engine.native.weights import read_quantised, unpacked
 from easel.errors import ConfigurationError
 
 INSTALL = "pip install 'easel-serve[reference]'"

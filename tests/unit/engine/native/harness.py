@@ -15,18 +15,18 @@ from easel.engine.native.model import Model
 from easel.engine.native.noise import Noise, PhiloxNoise
 from easel.engine.native.rules import RuleBook
 from easel.engine.native.runner import Runner
-from easel.engine.native.scheduler import Limits, Scheduler
-from easel.engine.native.sequence import Sequence
+from easel.engine.native.scheduler import Limits, Plan, Scheduler
+from easel.engine.native.sequence import Phase, Sequence
 from easel.engine.native.weights import load_weights
 from easel.protocol import CanvasCommitted, Event, Finished, GenerationRequest, Preempted
 
 MOST_WRITTEN = 512
 
 
-def load_model(folder: Path) -> tuple[Model, GenerationDefaults]:
-    """The native model in fp32 and the checkpoint's defaults."""
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Model, GenerationDefaults]:
+    """The native model and the checkpoint's defaults."""
     config = read_model_config(folder)
-    return Model(config, load_weights(folder, config, torch.float32)), read_generation_defaults(folder)
+    return Model(config, load_weights(folder, config, dtype)), read_generation_defaults(folder)
 
 
 @dataclass
@@ -59,12 +59,18 @@ class Harness:
         noise: Noise | None = None,
         exact: bool = True,
         workers: int = 1,
+        fused: bool = True,
     ) -> None:
+        """`fused`: a step's commits and chunks share a forward with its canvases where `exact` leaves them together;
+        otherwise they have one of their own before."""
         self.kv = KvCache(blocks, blocks, block_tokens, model.config.window)
         self.scheduler = Scheduler(self.kv, Limits(slots, prefill), MOST_WRITTEN)
         self.runner = Runner(model, defaults, self.kv, noise or PhiloxNoise(), exact, workers)
         self.rules = RuleBook(model.config, defaults, 4096, MOST_WRITTEN)
         self.answers: dict[str, Answer] = {}
+        self.fused_commits = 0
+        """First steps of a canvas that shared a step with the commit of the one before."""
+        self._fused = fused
         self._arrivals = 0
 
     def add(self, request: GenerationRequest) -> Sequence:
@@ -78,7 +84,12 @@ class Harness:
     def step(self, now: float = 0.0) -> None:
         """One step."""
         plan, told = self.scheduler.plan(now, 0.0)
-        results: Mapping[Sequence, Any] = self.runner.run(plan)
+        committing = {e.sequence for e in plan.encodes if e.sequence.phase is Phase.COMMIT}
+        self.fused_commits += len(committing.intersection(plan.denoises))
+        if not self._fused and plan.encodes:
+            self.runner.run(Plan(plan.encodes))
+        rest = plan if self._fused else Plan([], plan.denoises)
+        results: Mapping[Sequence, Any] = self.runner.run(rest) if rest else {}
         for sequence, event in [*told, *self.scheduler.advance(plan, results, now, now, 0.0)]:
             answer = self.answers[sequence.request.id]
             answer.events.append(event)

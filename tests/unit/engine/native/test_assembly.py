@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from easel.engine.native import assembly
 from easel.engine.native.assembly import assemble, cores
+from easel.engine.native.phases import Phases
 from easel.errors import ConfigurationError
 from easel.settings import EngineSettings
 
@@ -50,6 +52,39 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, monkeypatch: pytes
         assemble(checkpoint, SETTINGS.model_copy(update={"device": "cuda"}))
 
 
+def test_what_a_start_takes_is_told_and_logged(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    phases = Phases()
+    with caplog.at_level(logging.INFO):
+        assemble(checkpoint, SETTINGS, phases=phases)
+    assert list(phases.seconds) == ["device", "read", "repack"]
+    assert f"seconds of the start: {phases}" in caplog.text
+
+
+def test_phases_add_up_in_the_order_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 1.0, 1.5, 4.0, 4.25])
+    monkeypatch.setattr("easel.engine.native.phases.time.perf_counter", lambda: next(now))
+    phases = Phases()
+    with phases.of("read"):
+        pass
+    with phases.of("repack"), pytest.raises(KeyError), phases.of("read"):
+        raise KeyError
+    assert phases.seconds == {"read": 3.5, "repack": 3.25}
+
+
+def test_compiled_kernels_are_kept_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    assembly.keep_compiled(None)
+    assert "TRITON_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")  # so that it is put back after the test
+    assembly.keep_compiled(str(tmp_path / "new" / "cache"))
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "new" / "cache")
+    assert not list((tmp_path / "new" / "cache").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="file") as refused:
+        assembly.keep_compiled(str(tmp_path / "file"))
+    assert refused.value.param == "compile_cache"
+
+
 def test_end_tokens_outside_the_vocabulary_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
     path = folder / "generation_config.json"
@@ -72,3 +107,28 @@ def test_threads_keep_to_the_control_groups_quota(
 
 def test_threads_wait_by_sleeping() -> None:
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_what_an_answer_s_bits_depend_on_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = assemble(checkpoint, SETTINGS).runtime
+    assert said.startswith("native on ")
+    assert said.endswith(f"1 threads, float32, torch {torch.__version__}, deterministic")
+    assert assemble(checkpoint, SETTINGS, exact=False).runtime.endswith(", not deterministic")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setattr(assembly, "version", lambda package: f"{package}'s")
+    assert assembly.runtime_of("cuda", torch.bfloat16, True, 4) == (
+        f"native on H100, bfloat16, torch {torch.__version__}, triton triton's, deterministic"
+    )
+
+
+def test_deterministic_is_refused_where_a_gpu_cannot_be(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacked experts go through plain torch there."""
+    load = assembly.load_weights
+    monkeypatch.setattr(assembly, "device_of", lambda settings: "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction: None)
+    monkeypatch.setattr(assembly, "load_weights", lambda folder, config, dtype, device, phases: load(
+        folder, config, torch.float32, "cpu", phases))  # fmt: skip
+    with pytest.raises(ConfigurationError, match="NVFP4") as refused:
+        assemble(checkpoint, SETTINGS.model_copy(update={"deterministic": True}))
+    assert refused.value.param == "deterministic"

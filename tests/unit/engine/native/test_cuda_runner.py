@@ -6,6 +6,7 @@ embedding. So a state that is lost, mixed up or taken from another shows in the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +15,17 @@ import torch
 
 pytest.importorskip("triton")
 
-from easel.engine.native.config import GenerationDefaults
-from easel.engine.native.cuda_runner import CudaRunner, sizes_up_to
-from easel.engine.native.group_inputs import GroupInputs
+from easel.engine.native import cuda_assembly
+from easel.engine.native.config import GenerationDefaults, read_model_config
+from easel.engine.native.cuda_runner import CudaRunner
+from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.controls import Controls
+from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.noise import PhiloxNoise
+from easel.engine.native.pool_sizes import PoolSizes
 from easel.engine.native.scheduler import Encode, Plan
 from easel.engine.native.sequence import Rules, Sequence
+from easel.errors import ConfigurationError
 from easel.protocol import GenerationRequest, Sampling
 
 SEATS, GROUPS, LENGTH, VOCAB, HIDDEN = 2, 3, 8, 100, 4
@@ -31,7 +36,7 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(hidden=HIDDEN, vocab=VOCAB, placeholder_ids=())
-        self.device, self.block_tokens = torch.device("cpu"), 4
+        self.device, self.block_tokens, self.deterministic = torch.device("cpu"), 4, False
         self.inputs = GroupInputs(GROUPS, {"full": 8, "sliding": 8}, self.device)
         self.encoded: list[tuple[int, list[int]]] = []
 
@@ -154,3 +159,54 @@ def test_graphs_end_with_the_most_there_can_be() -> None:
     assert sizes_up_to(1) == (1,)
     assert sizes_up_to(5) == (1, 2, 3, 4, 5)
     assert sizes_up_to(8)[-2:] == (6, 8)
+
+
+def test_warming_up_touches_nobodys_state(runner: CudaRunner) -> None:
+    one = sequence(0)
+    step(runner, one)
+    runner.warm_up()
+    found = step(runner, one)
+    assert found[one].argmax == [token + 1 for token in beginning(one)]
+    assert runner.model.encoded == []  # type: ignore[attr-defined]
+
+
+def test_as_many_graphs_are_captured_as_memory_is_kept_for(runner: CudaRunner) -> None:
+    runner.capture()
+    assert runner.graphs == len(runner._forwards) + len(runner._ends) == 2 * 3 + 2
+
+
+def sized(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, runner: CudaRunner, room: int
+) -> tuple[CudaRunner, KvCache]:
+    config = read_model_config(checkpoint)
+    weights: Any = SimpleNamespace(embedding=torch.zeros(1))
+    monkeypatch.setattr(cuda_assembly, "build_runner", lambda *arguments: runner)
+    monkeypatch.setattr(cuda_assembly, "free_bytes", lambda device, fraction: room)
+    sizes = PoolSizes.of(SEATS, 256, 64, config.window, 8, None)
+    return cuda_assembly.build_sized(
+        config, weights, GenerationDefaults(), sizes, 8, PhiloxNoise(), SEATS, 256, 64, 0.5, True
+    )
+
+
+def test_the_cache_takes_what_graphs_leave(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, runner: CudaRunner
+) -> None:
+    kept = runner.graphs * cuda_assembly.GRAPH_BYTES + cuda_assembly.SPARE_BYTES
+    same, kv = sized(monkeypatch, checkpoint, runner, kept + 10_000_000)
+    assert same is runner
+    taken = sum(t.nbytes for t in (*runner.model.kv.keys, *runner.model.kv.values))
+    assert 9_000_000 < taken <= 10_000_000
+    assert kv.full.blocks * 8 == max(len(t) for t in runner.model.kv.keys)
+    with pytest.raises(ConfigurationError, match="context_tokens"):
+        sized(monkeypatch, checkpoint, runner, kept + 1000)
+
+
+def test_no_room_for_work_space_names_the_slots(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, runner: CudaRunner
+) -> None:
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runner, "warm_up", full)
+    with pytest.raises(ConfigurationError, match=r"slots: no room for the work space of 2 canvases"):
+        sized(monkeypatch, checkpoint, runner, 10**9)

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from easel.engine.native import engine as engine_module
+from easel.engine.native.assembly import assemble
 from easel.engine.native.engine import NativeEngine
 from easel.engine.native.runner import Runner
 from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, EngineFailed, InvalidRequest, NotReady
@@ -28,10 +30,12 @@ from easel.protocol import (
     Failed,
     Finished,
     GenerationRequest,
+    GpuStats,
     Sampling,
     Started,
 )
 from easel.settings import EngineSettings
+from tests.unit.engine.native.tiny import reference, save
 
 SETTINGS = EngineSettings(
     device="cpu", threads=2, slots=4, context_tokens=512, kv_block_tokens=8, prefill_tokens_per_step=64
@@ -72,6 +76,7 @@ async def test_events_come_in_order_and_end_once(engine: NativeEngine) -> None:
     assert isinstance(engine, Engine)
     events = await _events(engine, _request(max_tokens=20, progress_hz=1000.0))
     assert isinstance(events[0], Started)
+    assert "deterministic" in events[0].runtime
     assert isinstance(events[-1], Finished)
     committed = [event for event in events if isinstance(event, CanvasCommitted)]
     assert [event.canvas for event in committed] == [0, 1, 2]
@@ -114,6 +119,26 @@ async def test_a_prefix_from_the_cache_changes_no_token(engine: NativeEngine, ch
             assert events[-1].usage.cached_tokens == 0
     finally:
         await forgetful.stop()
+
+
+@pytest.mark.parametrize(("exact", "found"), [(True, 256), (False, 512)])
+async def test_the_next_turn_of_a_chat_finds_the_answer_where_bits_may_differ(
+    tmp_path: Path, exact: bool, found: int
+) -> None:
+    """A prompt of 500 tokens and two committed canvases of 8: 512 only with the first of them, and half the second."""
+    settings = SETTINGS.model_copy(update={"context_tokens": 1024, "kv_block_tokens": 32})
+    engine = NativeEngine(save(reference(sliding_window=600), tmp_path), settings, exact=exact)
+    await engine.start()
+    try:
+        first = _request(prompt=tuple(5 + i % 20 for i in range(500)), max_tokens=24)
+        answer = _tokens(await _events(engine, first))
+        turn = _request(prompt=(*first.prompt, *answer, 7, 8), max_tokens=4)
+        events = await _events(engine, turn)
+        assert isinstance(events[-1], Finished)
+        assert events[-1].usage.cached_tokens == found
+        assert engine.stats().prefix_digest[:2] == prefix_hashes(turn.prompt)
+    finally:
+        await engine.stop()
 
 
 async def test_logprobs_come_with_the_canvas_where_asked(engine: NativeEngine) -> None:
@@ -228,6 +253,56 @@ async def test_a_step_that_raises_fails_everybody_and_the_engine(
         await _events(engine, _request())
     await engine.stop()
     assert engine.stats().state is EngineState.FAILED
+
+
+async def test_a_step_that_hangs_fails_everybody_and_the_engine_stops_without_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = NativeEngine(checkpoint, SETTINGS.model_copy(update={"step_timeout_s": 0.5}))
+    await engine.start()
+    run, let_go = Runner.run, threading.Event()
+
+    def hang_later(self: Runner, plan: Any) -> Any:
+        if any(sequence.step == 2 for sequence in plan.denoises):
+            let_go.wait()
+        return run(self, plan)
+
+    monkeypatch.setattr(Runner, "run", hang_later)
+    for events in await asyncio.gather(*(_events(engine, _request(str(i), max_tokens=100)) for i in range(6))):
+        failed = events[-1]
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.retryable) == ("engine_failed", True)
+    assert engine.stats().state is EngineState.FAILED
+    assert "a step has not ended for" in engine.stats().failure
+    with pytest.raises(EngineFailed):
+        await _events(engine, _request())
+    await engine.stop()
+    assert not engine._loop.join(0), "the thread is still in its step"
+    let_go.set()
+    assert await asyncio.to_thread(engine._loop.join, 30)
+
+
+async def test_a_gpu_that_fails_ends_the_engine_and_its_memory_is_in_the_statistics(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Driver:
+        xid: ClassVar[list[int]] = []
+
+        def read(self) -> GpuStats:
+            return GpuStats("card", 3, 4, 0.5)
+
+        def xids(self) -> list[int]:
+            return self.xid
+
+    monkeypatch.setattr(engine_module, "find_driver", Driver)
+    monkeypatch.setattr(engine_module, "assemble", lambda *a: replace(assemble(*a), device="cuda"))
+    engine = NativeEngine(checkpoint, SETTINGS)
+    await engine.start()
+    assert engine.stats().gpu == GpuStats("card", 3, 4, 0.5)
+    Driver.xid = [79]
+    await _until(lambda: engine.stats().state is EngineState.FAILED)
+    assert "Xid 79" in engine.stats().failure
+    await engine.stop()
 
 
 async def test_start_raises_what_is_wrong_with_the_checkpoint(tmp_path: Path) -> None:

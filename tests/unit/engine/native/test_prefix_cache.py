@@ -23,10 +23,12 @@ RULES = Rules(LENGTH, 3, 0.1, 1, 0.005, frozenset({1}))
 class Memory:
     """A scheduler, and what would be in the blocks: the hash of all tokens up to the one that is written there."""
 
-    def __init__(self, slots: int = 3, full: int = 64, sliding: int = 48, prefill: int = 512) -> None:
+    def __init__(
+        self, slots: int = 3, full: int = 64, sliding: int = 48, prefill: int = 512, keep_answers: bool = False
+    ) -> None:
         self.kv = KvCache(full, sliding, BLOCK, WINDOW)
         self.prefixes = PrefixCache(self.kv)
-        self.scheduler = Scheduler(self.kv, Limits(slots, prefill), max(prefill, LENGTH), self.prefixes)
+        self.scheduler = Scheduler(self.kv, Limits(slots, prefill), max(prefill, LENGTH), self.prefixes, keep_answers)
         self.written: dict[tuple[str, int, int], int] = {}
         self.encoded = 0
         self.ended: dict[str, Usage] = {}
@@ -111,7 +113,11 @@ def tokens(chunks: str, tail: int = 0) -> list[int]:
 @given(
     st.lists(
         st.tuples(
-            st.text(alphabet="ab", max_size=5), st.integers(0, 40), st.integers(1, 3 * LENGTH), st.integers(0, 4)
+            st.text(alphabet="ab", max_size=5),
+            st.integers(0, 40),
+            st.integers(1, 6 * LENGTH),
+            st.integers(0, 4),
+            st.booleans(),
         ),
         min_size=1,
         max_size=12,
@@ -120,17 +126,22 @@ def tokens(chunks: str, tail: int = 0) -> list[int]:
     st.integers(28, 80),
     st.integers(16, 60),
     st.sampled_from([256, 512]),
+    st.booleans(),
 )
 @settings(max_examples=60)
 def test_whoever_finds_a_prefix_reads_what_it_would_have_written(
-    asked: list[tuple[str, int, int, int]], slots: int, full: int, sliding: int, prefill: int
+    asked: list[tuple[str, int, int, int, bool]], slots: int, full: int, sliding: int, prefill: int, answers: bool
 ) -> None:
-    memory = Memory(slots, full, sliding, prefill)
-    for chunks, tail, most, steps in asked:
+    memory = Memory(slots, full, sliding, prefill, answers)
+    added: list[Sequence] = []
+    for chunks, tail, most, steps, follows in asked:
         if not chunks and not tail:
             tail = 1
-        if memory.kv.fits(len(chunks) * BLOCK_TOKENS + tail + most, max(prefill, LENGTH)):
-            memory.add(tokens(chunks, tail), most)
+        prompt = tokens(chunks, tail)
+        if follows and added:  # the next turn of who came last, as far as that has got
+            prompt = [*added[-1].request.prompt, *added[-1].output, *prompt]
+        if memory.kv.fits(len(prompt) + most, max(prefill, LENGTH)):
+            added.append(memory.add(prompt, most))
         for _ in range(steps):
             memory.step()
     memory.run()
@@ -151,6 +162,49 @@ def test_the_next_turn_encodes_only_what_is_new() -> None:
     assert memory.ended["2"].work < memory.ended["1"].work
     assert memory.prefixes.digest[:3] == prefix_hashes(tokens("abc")), "the beginning was used last"
     assert (memory.prefixes.asked, memory.prefixes.found) == (5 * BLOCK_TOKENS, 2 * BLOCK_TOKENS)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_next_turn_finds_the_answer_before_it_where_answers_are_kept(kept: bool) -> None:
+    """A prompt of 266 tokens and an answer of 640: 9 canvases of 64 are encoded, the last is not; 842 // 256 = 3."""
+    memory = Memory(keep_answers=kept)
+    first = memory.add(tokens("a", tail=10), max_tokens=10 * LENGTH)
+    memory.run()
+    assert len(memory.prefixes) == (3 if kept else 1)
+    turn = [*first.request.prompt, *first.output, 8, 8]
+    before = memory.encoded
+    memory.add(turn)
+    memory.run()
+    found = (3 if kept else 1) * BLOCK_TOKENS
+    assert memory.cached_at_start["2"] == memory.ended["2"].cached_tokens == found
+    assert memory.encoded - before == len(turn) - found
+    assert memory.prefixes.digest[:3] == prefix_hashes(turn), "the router finds it by the prompt's own hashes"
+
+
+def test_an_answer_that_was_not_sent_back_as_it_was_is_not_found() -> None:
+    memory = Memory(keep_answers=True)
+    first = memory.add(tokens("a", tail=10), max_tokens=10 * LENGTH)
+    memory.run()
+    changed = [*first.request.prompt, *first.output, 8, 8]
+    changed[600] += 1
+    memory.add(changed)
+    memory.run()
+    assert memory.ended["2"].cached_tokens == 2 * BLOCK_TOKENS
+
+
+def test_a_preempted_sequence_finds_its_own_answer() -> None:
+    memory = Memory(keep_answers=True, full=24, sliding=24)
+    memory.add(tokens("a"), max_tokens=12 * LENGTH)
+    late = memory.add(tokens("b"), max_tokens=12 * LENGTH)
+    begun_again: list[int] = []
+    for _ in range(200):
+        lost = late.lost and late.encoded == 0
+        plan = memory.step()
+        begun_again += [encode.start for encode in plan.encodes if lost and encode.sequence is late][:1]
+    assert memory.scheduler.preemptions
+    assert max(begun_again) >= 2 * BLOCK_TOKENS, "it found its prompt alone"
+    assert memory.ended["2"].cached_tokens == 0, "what it wrote itself is not what was there"
+    assert memory.ended["2"].completion_tokens == 12 * LENGTH
 
 
 def test_choices_of_one_prompt_that_come_together_encode_it_once() -> None:
@@ -203,10 +257,10 @@ def test_two_prompts_of_one_hash_are_not_mistaken_for_each_other() -> None:
     kv = KvCache(64, 64, BLOCK, WINDOW)
     cache, one, other = PrefixCache(kv), SequenceKv(), SequenceKv()
     kv.extend(one, BLOCK_TOKENS)
-    cache.keep(one, tokens("a"), (5,), 0, BLOCK_TOKENS)
+    cache.keep(one, tokens("a"), (5,), 0)
     assert cache.adopt(other, tokens("b"), (5,), 0) == 0
     kv.extend(other, BLOCK_TOKENS)
-    cache.keep(other, tokens("b"), (5,), 0, BLOCK_TOKENS)
+    cache.keep(other, tokens("b"), (5,), 0)
     kv.close(other)
     assert cache.adopt(other, tokens("a"), (5,), 0) == BLOCK_TOKENS
 

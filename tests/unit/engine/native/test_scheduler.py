@@ -115,6 +115,55 @@ def test_prefill_is_held_to_its_budget_and_commits_are_not() -> None:
     assert [(e.sequence, e.stop) for e in plan.encodes] == [(early, 11), (late[0], 256)]
 
 
+def test_a_long_prompt_is_taken_in_beside_canvases_that_step_every_time() -> None:
+    """30,000 tokens among eight that decode: 512 a step, 256 once that is asked for, and nobody misses a step."""
+    bench = Bench(slots=9, blocks=9_000)
+    running = [bench.add(max_tokens=4_000) for _ in range(8)]
+    bench.step()
+    late = bench.add(prompt=(5,) * 30_000, max_tokens=LENGTH)
+    taken = []
+    while late.encoded < 30_000:
+        if len(taken) == 20:
+            bench.scheduler.limits.prefill_tokens_per_step = 256
+        converges = len(taken) % 5 == 4  # commits are not paid for by the budget
+        plan = bench.step(entropy=0.0 if converges else 1.0)
+        assert set(running) <= set(plan.denoises)
+        taken.append(sum(e.stop - e.start for e in plan.encodes if e.sequence is late))
+    assert taken == [512] * 20 + [256] * 77 + [30_000 - 20 * 512 - 77 * 256]
+    assert all(sequence.denoising_steps == 1 + len(taken) for sequence in running)
+    assert late.denoising_steps == 1, "its first step came with its last chunk"
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    bench = Bench(slots=4, blocks=9_000)
+    long = bench.add(prompt=(5,) * 10_000)
+    bench.step()
+    assert long.encoded == 512
+    short, middle = bench.add(prompt=(6,) * 200), bench.add(prompt=(7,) * 600)
+    plan = bench.step()
+    assert [(e.sequence, e.start, e.stop) for e in plan.encodes] == [(long, 512, 768), (short, 0, 200)]
+    assert plan.denoises == [short]
+    assert {e.sequence for e in bench.step().encodes} == {long, middle}
+
+
+def test_a_long_prompt_gets_on_however_many_short_ones_come() -> None:
+    bench = Bench(slots=4, blocks=9_000)
+    long = bench.add(prompt=(5,) * 5_000, max_tokens=LENGTH)
+    steps = 0
+    while long.encoded < 5_000:
+        bench.add(prompt=(6,) * 256, max_tokens=LENGTH, rules=replace(RULES, max_steps=1))
+        bench.step()
+        steps += 1
+    assert steps <= 20, "a chunk of 256 at every step"
+
+
+def test_who_has_priority_is_prefilled_first_however_long() -> None:
+    bench = Bench(slots=4, blocks=9_000)
+    plain, urgent = bench.add(prompt=(5,) * 300), bench.add(prompt=(6,) * 2_000, priority=1)
+    assert {e.sequence for e in bench.step().encodes} == {urgent}
+    assert plain.seated
+
+
 def test_cut_at_the_stop_token_and_say_which() -> None:
     bench = Bench()
     sequence = bench.add()

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaConfig
 
+from easel.engine.native.checkpoint_files import CheckpointFiles
 from easel.engine.native.config import model_config, read_model_config
 from easel.engine.native.experts import run_experts
 from easel.engine.native.kernels.packing import pack_experts, unpack_matrix
 from easel.engine.native.nvfp4 import E2M1, dequantise
 from easel.engine.native.tensors import expected_tensors, tied_copies, vision_tensors
-from easel.engine.native.weights import CheckpointFiles, load_weights, read_quantised
+from easel.engine.native.weights import load_weights, read_quantised
 from easel.errors import ConfigurationError
 from tests.unit.engine.native.tiny import TEXT, VISION
 

@@ -1,11 +1,11 @@
-"""The routed experts of one layer, read as NVFP4: two grouped products and the weighted sum of each row.
+"""The routed experts of one layer, read as NVFP4: two grouped products.
 
 Weights are the products' rows (the 64 rows of a warpgroup's instruction, from registers), slots their columns: a tile
 of slots belongs to one expert and may be as narrow as its rows are few. A code becomes a bfloat16 in registers, exact
 with its group's scale; the experts' factors come last, in fp32. Each product runs over all its columns in one program,
 in one order: a row's result does not depend on which other rows there are.
 
-Owns: the products and the sum. Refuses to know: who chose the experts, and how files hold them.
+Owns: the products. Refuses to know: who chose the experts, how files hold them, and the sum over a row's experts.
 """
 
 from __future__ import annotations
@@ -66,34 +66,38 @@ def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | Hopper
     """Of gate and up, and of down, for tiles of that many slots."""
     if FORCED_SHAPE is not None:
         return FORCED_SHAPE, FORCED_SHAPE
-    if hopper and tile >= 128:  # with fewer slots the memory decides, and both products take as long
-        return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # More stages hide more of the memory's latency, and cost more in resident programs than that gains.
-    shape = Shape(8, 3, 2) if tile >= 128 else Shape(4, 3)
-    return shape, shape
+    plain = Shape(8, 3, 2 if tile == 128 else 1) if tile >= 128 else Shape(4, 3)
+    if not hopper:
+        return plain, plain
+    if tile > 128:  # gate and up decode their weights half as often; down is too short for one program at a time
+        return HopperShape(8, 240, 2, stages=6), HopperShape(16, 128, 2, width=128)
+    if tile == 128:
+        return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
+    # Down is over after eleven steps, and what counts is how many programs a multiprocessor holds.
+    return {32: HopperShape(8, 80, 1, stages=6), 80: HopperShape(8, 128, 1, 16, 6)}.get(tile, plain), plain
 
 
-def run_experts(
-    x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace, out: torch.Tensor
-) -> None:
-    """`out[r] = sum over k of weights[r, k] * expert[index[r, k]](x[r])`; zeros in rows that hold nothing.
+def run_experts(x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace) -> None:
+    """`workspace.narrow[slot[r, k]] = expert[index[r, k]](x[r])`. What is left is the weighted sum of each row's slots,
+    which `rows.after_feed_forward` does on its way.
 
-    `x`, `out` bf16 [rows, hidden]; `routing` filled by `route` for the same rows. Raises `ValueError` for other shapes.
+    `x` bf16 [rows, hidden]; `routing` filled by `route` for the same rows. Raises `ValueError` for other shapes.
     """
     rows, hidden = x.shape
     top_k = routing.weights.shape[1]
-    if hidden != packed.hidden or out.shape != x.shape or x.stride(1) != 1 or out.stride(1) != 1:
-        raise ValueError(f"x {list(x.shape)} and out {list(out.shape)} do not fit experts of {packed.hidden} columns")
+    if hidden != packed.hidden or x.stride(1) != 1:
+        raise ValueError(f"x {list(x.shape)} does not fit experts of {packed.hidden} columns")
     if routing.weights.shape[0] < rows or workspace.wide.shape[0] < rows * top_k:
         raise ValueError(f"routing and workspace are made for fewer than {rows} rows")
-    for launch in launches(x, routing, packed, workspace, out):
+    for launch in launches(x, routing, packed, workspace):
         launch()
 
 
 def launches(
-    x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace, out: torch.Tensor
-) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
-    """The three launches of `run_experts`, which checks what these take for granted: a bench times them apart."""
+    x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The two launches of `run_experts`, which checks what these take for granted: a bench times them apart."""
     rows, hidden = x.shape
     top_k = routing.weights.shape[1]
     tile = tile_slots(rows, packed.experts, top_k)
@@ -106,14 +110,7 @@ def launches(
     def down() -> None:
         _launch(workspace.wide, packed.down, workspace.narrow, routing, second, tile, most, gated=False)
 
-    def weighted_sum() -> None:
-        block = min(1024, triton.next_power_of_2(hidden))
-        _sum[(rows, triton.cdiv(hidden, block))](
-            workspace.narrow, routing.weights, routing.index, routing.slot, out, hidden, workspace.narrow.stride(0),
-            out.stride(0), TOP_K=top_k, BLOCK=block, num_warps=4,
-        )  # fmt: skip
-
-    return gate_up, down, weighted_sum
+    return gate_up, down
 
 
 def _on_hopper(x: torch.Tensor) -> bool:
@@ -278,21 +275,3 @@ def _finish(
         column = part * 128 + r // 64 % PARTS * 128 + r // (64 * PARTS) * 64 + r % 64
     inside = live & (column < out_columns)[:, None]
     tl.store(out_at + column[:, None], value.to(tl.bfloat16), mask=inside)
-
-
-@triton.jit
-def _sum(
-    narrow, weights, index, slot, out, hidden, narrow_stride, out_stride, TOP_K: tl.constexpr, BLOCK: tl.constexpr
-):
-    """The weighted sum of a row's slots, in the order of k."""
-    row = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < hidden
-    total = tl.zeros((BLOCK,), tl.float32)
-    for k in tl.static_range(TOP_K):
-        pair = row * TOP_K + k
-        live = tl.load(index + pair) >= 0
-        here = tl.load(slot + pair).to(tl.int64)
-        value = tl.load(narrow + here * narrow_stride + column, mask=inside & live, other=0.0)
-        total += tl.load(weights + pair) * value.to(tl.float32)
-    tl.store(out + row.to(tl.int64) * out_stride + column, total.to(tl.bfloat16), mask=inside)

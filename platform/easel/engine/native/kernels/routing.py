@@ -75,7 +75,7 @@ def tile_slots(rows: int, experts: int, top_k: int) -> int:
         return 32
     if each <= 72:
         return 80 if each > 52 else 64
-    return 128
+    return 128 if each < 384 else 256
 
 
 def most_tiles(rows: int, experts: int, top_k: int) -> int:
@@ -87,6 +87,33 @@ def most_tiles(rows: int, experts: int, top_k: int) -> int:
 def _rows_each(rows: int) -> int:
     """Rows of one program."""
     return min(32, max(4, int(triton.next_power_of_2(-(-rows // BLOCKS)))))
+
+
+def route_rows(
+    x: torch.Tensor,
+    router: torch.Tensor,
+    per_expert_scale: torch.Tensor,
+    length: torch.Tensor,
+    top_k: int,
+    out: Routing,
+) -> None:
+    """`route` of the logits `x @ router.T`, rounded to `x`'s type: `x` [rows, hidden], `router` [experts, hidden]."""
+    rows, hidden = x.shape
+    experts, groups = router.shape[0], length.shape[0]
+    if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
+        raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
+    each = max(16, _rows_each(rows))
+    grid = (triton.cdiv(rows, each),)
+    top_pad = triton.next_power_of_2(top_k)
+    _multiply_and_choose[grid](
+        x, router, per_expert_scale, length, out.weights, out.index, out.rank, out.counts, rows, x.stride(0),
+        rows // groups, HIDDEN=hidden, K=128, EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, ROWS=each,
+        WIDE=not x.is_cuda, num_warps=8, num_stages=4,
+    )  # fmt: skip
+    _sort[grid](
+        out.index, out.rank, out.counts, out.slot, out.row, out.tiles, out.used, rows, out.tiles.stride(0),
+        EXPERTS=experts, TOP_K=top_k, TOP_PAD=top_pad, TILE=tile_slots(rows, experts, top_k), ROWS=each, num_warps=4,
+    )  # fmt: skip
 
 
 def route(
@@ -125,10 +152,54 @@ def _choose(
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.arange(0, EXPERTS)
-    group = row // group_rows
-    live = row < rows
-    live = live & (row - group * group_rows < tl.load(length + group, mask=live, other=0))
+    live = _live(row, rows, group_rows, length)
     x = tl.load(logits + row[:, None] * stride + expert[None, :], mask=live[:, None], other=0.0).to(tl.float32)
+    _best(x, row, live, scale, weights, index, rank, counts, rows, EXPERTS, TOP_K, TOP_PAD, ROWS)
+
+
+@triton.jit
+def _multiply_and_choose(
+    x, router, scale, length, weights, index, rank, counts, rows, stride, group_rows,
+    HIDDEN: tl.constexpr, K: tl.constexpr, EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    expert = tl.arange(0, EXPERTS)
+    column = tl.arange(0, K)
+    live = _live(row, rows, group_rows, length)
+    total = tl.zeros((ROWS, EXPERTS), tl.float32)
+    x_at = x + row.to(tl.int64)[:, None] * stride + column[None, :]
+    router_at = router + expert[None, :] * HIDDEN + column[:, None]
+    for start in range(0, HIDDEN, K):
+        if HIDDEN % K == 0:
+            some = tl.load(x_at + start, mask=live[:, None], other=0.0)
+            by = tl.load(router_at + start)
+        else:
+            inside = start + column < HIDDEN
+            some = tl.load(x_at + start, mask=live[:, None] & inside[None, :], other=0.0)
+            by = tl.load(router_at + start, mask=inside[:, None], other=0.0)
+        if WIDE:  # the interpreter knows no product of bf16
+            some, by = some.to(tl.float32), by.to(tl.float32)
+        total = tl.dot(some, by, total)
+    logits = total.to(x.dtype.element_ty).to(tl.float32)
+    _best(logits, row, live, scale, weights, index, rank, counts, rows, EXPERTS, TOP_K, TOP_PAD, ROWS)
+
+
+@triton.jit
+def _live(row, rows, group_rows, length):
+    """Which rows hold something."""
+    group = row // group_rows
+    there = row < rows
+    return there & (row - group * group_rows < tl.load(length + group, mask=there, other=0))
+
+
+@triton.jit
+def _best(
+    x, row, live, scale, weights, index, rank, counts, rows,
+    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_PAD: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write what follows from the logits `x` [ROWS, EXPERTS]."""
+    expert = tl.arange(0, EXPERTS)
     x = tl.exp(x - tl.max(x, axis=1)[:, None])
     chance = x / tl.sum(x, axis=1)[:, None]
     place = tl.arange(0, TOP_PAD)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from easel.engine.native.kernels.groups import Groups
+from easel.engine.native.kernels.routing import Routing
 
 
 @triton.jit
@@ -84,7 +85,10 @@ def _after_attention_kernel(
 def _after_feed_forward_kernel(
     h,
     dense,
-    routed,
+    narrow,
+    weights,
+    index,
+    slot,
     mlp_post_norm,
     experts_post_norm,
     post_norm,
@@ -99,6 +103,7 @@ def _after_feed_forward_kernel(
     rows_each: tl.constexpr,
     width: tl.constexpr,
     block: tl.constexpr,
+    top_k: tl.constexpr,
 ):
     number = tl.program_id(0)
     group = number // rows_each
@@ -109,7 +114,14 @@ def _after_feed_forward_kernel(
     row = number.to(tl.int64) * width
     kept = x.dtype.element_ty
     wide = tl.load(dense + row + at, mask=read, other=0.0).to(tl.float32)
-    other = tl.load(routed + row + at, mask=read, other=0.0).to(tl.float32)
+    # The weighted sum of the row's experts, in the order of k.
+    other = tl.zeros((block,), tl.float32)
+    for k in tl.static_range(top_k):
+        pair = number * top_k + k
+        live = tl.load(index + pair) >= 0
+        here = tl.load(slot + pair, mask=live, other=0).to(tl.int64) * width
+        other += tl.load(weights + pair) * tl.load(narrow + here + at, mask=read & live, other=0.0).to(tl.float32)
+    other = other.to(kept).to(tl.float32)
     residual = tl.load(h + row + at, mask=read, other=0.0).to(tl.float32)
     by_mlp = tl.load(mlp_post_norm + at, mask=inside, other=0.0)
     by_experts = tl.load(experts_post_norm + at, mask=inside, other=0.0)
@@ -194,7 +206,8 @@ def after_attention(
 def after_feed_forward(
     h: torch.Tensor,
     dense: torch.Tensor,
-    routed: torch.Tensor,
+    narrow: torch.Tensor,
+    routing: Routing,
     mlp_post_norm: torch.Tensor,
     experts_post_norm: torch.Tensor,
     post_norm: torch.Tensor,
@@ -208,14 +221,21 @@ def after_feed_forward(
 ) -> None:
     """`x = (h + norm(norm(dense) + norm(routed))) * scalar of the group's mode`, and `x` normed for what comes next.
 
-    All [rows, hidden], norms [hidden], scalars [1]; `next_norm` is the next layer's input norm, or the model's last
-    norm. Rows that hold nothing become zeros. `x` may be `h`.
+    `routed` is the weighted sum of each row's experts, whose outputs `narrow` [slots, hidden] holds where `routing`
+    says. All others [rows, hidden], norms [hidden], scalars [1]; `next_norm` is the next layer's input norm, or the
+    model's last norm. Rows that hold nothing become zeros. `x` may be `h`.
     """
-    rows, width = _same_shape(h=h, dense=dense, routed=routed, x=x, normed=normed)
+    rows, width = _same_shape(h=h, dense=dense, x=x, normed=normed)
+    top_k = routing.weights.shape[1]
+    if narrow.shape[1] != width or not narrow.is_contiguous() or min(len(narrow), len(routing.row)) < rows * top_k:
+        raise ValueError(f"narrow: {list(narrow.shape)}, contiguous rows of {width} wanted for {top_k} experts a row")
     _after_feed_forward_kernel[(rows,)](
         h,
         dense,
-        routed,
+        narrow,
+        routing.weights,
+        routing.index,
+        routing.slot,
         mlp_post_norm,
         experts_post_norm,
         post_norm,
@@ -228,5 +248,6 @@ def after_feed_forward(
         normed,
         eps,
         rows_each=groups.rows_each(rows),
+        top_k=top_k,
         **_shape(width),
     )

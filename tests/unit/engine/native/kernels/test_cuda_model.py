@@ -102,10 +102,10 @@ def _attend_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's interpreter takes a transposed bf16 block for integers, so attention gets fp32 here."""
     attend = attention.attend
 
-    def widened(q, k, v, groups, kv, window, out, workspace) -> None:  # type: ignore[no-untyped-def]
+    def widened(q, k, v, groups, kv, window, out, workspace, tiles=None) -> None:  # type: ignore[no-untyped-def]
         wide = torch.zeros(out.shape)
         pages = replace(kv, keys=kv.keys.float(), values=kv.values.float())
-        attend(q.float(), k.float(), v.float(), groups, pages, window, wide, workspace)
+        attend(q.float(), k.float(), v.float(), groups, pages, window, wide, workspace, tiles)
         out.copy_(wide)
 
     monkeypatch.setattr(attention, "attend", widened)
@@ -164,3 +164,30 @@ def test_forward_is_the_plain_models() -> None:
     assert torch.linalg.norm(found.float() - expected) / torch.linalg.norm(expected) < 0.03
     for mine, reference in zip((*ours.keys, *ours.values), (*theirs.keys, *theirs.values), strict=True):
         assert torch.linalg.norm(mine.float() - reference) / torch.linalg.norm(reference) < 0.02
+
+
+def test_a_deterministic_canvas_has_the_same_bits_alone_and_among_others() -> None:
+    config = config_of()
+    packed, _ = weights_of(config)
+    kinds = ("full", "sliding")
+    generator = torch.Generator().manual_seed(9)
+    inputs = GroupInputs(3, dict.fromkeys(kinds, 24), torch.device("cpu"), rows=32)
+    kv = KvTensors(config, dict.fromkeys(kinds, POOL * BLOCK), torch.bfloat16, "cpu")
+    for tensor in (*kv.keys, *kv.values):
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    model = CudaModel(config, packed, kv, inputs, BLOCK, deterministic=True)
+    tokens = torch.randint(0, config.vocab, (3, 32), generator=generator, dtype=torch.int32)
+    soft = torch.randn(3, 32, config.hidden, generator=generator).bfloat16()
+
+    def hidden_of(canvases: tuple[int, ...]) -> torch.Tensor:
+        inputs.clear()
+        for row, canvas in enumerate(canvases):
+            table = BlockTable(0, list(range(canvas * 12, canvas * 12 + 12)))
+            inputs.put(row, 40 + canvas, 32, False, dict.fromkeys(kinds, table), BLOCK)
+        inputs.upload()
+        which = list(canvases)
+        return model.forward(len(which), len(which), tokens[which].flatten(), soft[which].flatten(0, 1)).clone()
+
+    among = hidden_of((2, 0, 1)).view(3, 32, -1)
+    for row, canvas in enumerate((2, 0, 1)):
+        assert torch.equal(hidden_of((canvas,)), among[row])

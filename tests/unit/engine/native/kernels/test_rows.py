@@ -8,10 +8,11 @@ from torch.nn.functional import gelu
 
 from easel.engine.native.kernels.embed import embed
 from easel.engine.native.kernels.groups import Groups
+from easel.engine.native.kernels.routing import Routing
 from easel.engine.native.kernels.rows import after_attention, after_feed_forward, gelu_gate, norm
 from easel.engine.native.model import unit_rms
 
-EPS, HIDDEN, EACH = 1e-6, 44, 3
+EPS, HIDDEN, EACH, TOP_K = 1e-6, 44, 3, 2
 GROUPS = Groups(
     start=torch.tensor([4, 0, 0, 9], dtype=torch.int32),
     length=torch.tensor([3, 2, 0, 1], dtype=torch.int32),
@@ -38,6 +39,15 @@ def _poisoned(dtype: torch.dtype, count: int) -> list[torch.Tensor]:
 
 def _normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (unit_rms(x, EPS) * weight).to(x.dtype)
+
+
+def _routing() -> Routing:
+    """Slots in any order; rows that hold nothing have no expert."""
+    routing = Routing.for_rows(ROWS, 4, TOP_K, "cpu")
+    routing.weights[:] = torch.where(HOLDS[:, None], torch.rand(ROWS, TOP_K) + 0.1, 0.0)
+    routing.index[:] = torch.where(HOLDS[:, None], 1, -1)
+    routing.slot[:] = torch.randperm(ROWS * TOP_K).view(ROWS, TOP_K).int()
+    return routing
 
 
 def _close(got: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -79,15 +89,20 @@ def test_after_attention_in_place(dtype: torch.dtype) -> None:
 @both_types
 def test_after_feed_forward(dtype: torch.dtype) -> None:
     torch.manual_seed(4)
-    (h, dense, routed), weights = _rows(dtype, 3), _norms(dtype, 4)
+    (h, dense), weights = _rows(dtype, 2), _norms(dtype, 4)
+    narrow, routing = (torch.randn(ROWS * TOP_K, HIDDEN) * 3).to(dtype), _routing()
+    chosen = narrow[routing.slot.long()].float() * routing.weights[..., None]
+    routed = chosen.sum(1).to(dtype)
     encode, decode = torch.tensor([0.5], dtype=dtype), torch.tensor([1.25], dtype=dtype)
     wanted = h + _normed(_normed(dense, weights[0]) + _normed(routed, weights[1]), weights[2])
     wanted = wanted * torch.where(ENCODES, encode, decode)[:, None]
     wanted[~HOLDS] = 0.0
-    for tensor in (h, dense, routed):
+    for tensor in (h, dense):
         tensor[~HOLDS] = float("nan")  # never read
+    narrow[routing.slot[~HOLDS].flatten().long()] = float("nan")
+    routing.slot[~HOLDS] = 1 << 30
     x, normed = _poisoned(dtype, 2)
-    after_feed_forward(h, dense, routed, *weights[:3], encode, decode, GROUPS, weights[3], EPS, x, normed)
+    after_feed_forward(h, dense, narrow, routing, *weights[:3], encode, decode, GROUPS, weights[3], EPS, x, normed)
     _close(x, wanted)
     _close(normed, _normed(wanted, weights[3]))
 
@@ -115,5 +130,7 @@ def test_shapes_that_differ_are_named() -> None:
         norm(x, weight, EPS, x[:, :4])
     with pytest.raises(ValueError, match="x: "):
         gelu_gate(x, x)
+    with pytest.raises(ValueError, match="narrow: "):
+        after_feed_forward(x, x, x, _routing(), *[weight] * 3, weight, weight, GROUPS, weight, EPS, x, x)
     with pytest.raises(ValueError, match="conditioning: "):
         embed(torch.zeros(ROWS, dtype=torch.int32), x, x[:2], GROUPS, weight, EPS, x, x)
