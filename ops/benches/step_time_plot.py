@@ -1,4 +1,4 @@
-"""Draws step time against canvases: the floor, Easel, and vLLM, from results measured on one machine in one lease.
+"""Draws step time against canvases: the floor, Easel, and vLLM, from the results of both.
 
     PYTHONPATH=ops python ops/benches/step_time_plot.py STEP.json VLLM.json --out docs/images/step_time.png
 

@@ -46,16 +46,13 @@ class EngineSettings(Settings):
 
     kind: Literal["native", "reference", "vllm", "fake"] = "native"
     """`native` is Easel's own; `reference` is transformers', slow and one request at a time, to check answers against;
-    `vllm` is vLLM's; `fake` decodes nothing: it keeps time, for tests of router and load. docs/engines.md says what
-    each can do. Restart."""
+    `vllm` is vLLM's; `fake` keeps time, for tests of router and load. docs/engines.md: what each can do. Restart."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live. `auto` takes a GPU where there is one. Restart."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrices are multiplied in. `auto`: float32 on CPU, where it is exact and bfloat16 is slow; bfloat16 on a
-    GPU, where quantised experts run in nothing else. Restart."""
+    """What matrices are multiplied in. `auto`: float32 on CPU, where bfloat16 is slow; bfloat16 on a GPU. Restart."""
     deterministic: bool = False
-    """Give an answer the same bytes whatever shares its steps, on GPUs of one type; docs/gpu.md has what it costs. On a
-    CPU the native engine always does. Restart."""
+    """Same bytes whatever shares an answer's steps, on GPUs of one type: docs/gpu.md. CPUs always do. Restart."""
     threads: int | None = Field(None, ge=1, le=512)
     """CPU threads for matrix products. None: as many as the replica has cores. Restart."""
     slots: int = Field(8, ge=1, le=1024)
@@ -75,7 +72,7 @@ class EngineSettings(Settings):
     prefix_cache: bool = True
     """Keep the KV blocks of prompts' beginnings as long as nobody else needs them, so that the next prompt that begins
     so, a chat's next turn or another question after the same instructions, is not encoded again. In whole chunks of
-    256 tokens. Changes no bit of an answer where the engine is exact (CPU); where it is not (GPU), what an answer's
+    256 tokens. Changes no bit where the engine is exact (CPU, deterministic); where it is not (GPU), what an answer's
     canvases wrote is kept for the next turn too, all but its last canvas. Restart."""
     prefill_tokens_per_step: int = Field(512, ge=16, le=65_536)
     """Most prompt tokens in one step: long prompts go in chunks, so that running canvases keep their pace. From 512
@@ -92,12 +89,6 @@ class EngineSettings(Settings):
     """How long a step of the fake engine takes with one canvas. Restart."""
     fake_step_ms_per_canvas: float = Field(2.0, ge=0.0, le=60_000.0)
     """What each further canvas adds to a step of the fake engine. Restart."""
-
-    @model_validator(mode="after")
-    def _deterministic_engine(self) -> Self:
-        if self.deterministic and self.kind == "vllm":
-            raise ValueError("deterministic: vLLM does not promise it; choose kind native")
-        return self
 
     @model_validator(mode="after")
     def _blocks_fill_chunks(self) -> Self:
@@ -353,15 +344,6 @@ class ServeSettings(Settings):
     @model_validator(mode="after")
     def _keys_where_others_reach_it(self) -> Self:
         ensure_guarded(self.local.host, self.app.api, "local.host")
-        return self
-
-    @model_validator(mode="after")
-    def _cuda_has_a_gpu(self) -> Self:
-        if self.app.model.engine.device == "cuda" and self.deployments.engine.gpus == 0:
-            raise ValueError(
-                f"app.models.{self.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would "
-                "hide every GPU from the replica; set it to 1"
-            )
         return self
 
     @model_validator(mode="after")

@@ -18,10 +18,6 @@ from easel.settings import AppSettings, LocalSettings, ModelSettings, ServeSetti
         ({"app": {"api": {"max_bodybytes": 1}}}, ["app.api.max_bodybytes", "no such setting", "max_body_bytes"]),
         ({"app": {"models": {"a": {"engine": {"slotz": 1}}}}}, ["app.models.a.engine.slotz", "slots"]),
         (
-            {"app": {"models": {"a": {"engine": {"kind": "vllm", "deterministic": True}}}}},
-            ["app.models.a.engine", "deterministic", "native"],
-        ),
-        (
             {"app": {"models": {"a": {"tiers": {"b": {"stabilty": 1}}}}}},
             ["a.tiers.b.stabilty", "did you mean stability?"],
         ),

@@ -158,35 +158,16 @@ def candidates(rows: int) -> list[tuple[int, kernels.Shape | HopperShape]]:
     """Tiles and shapes that may pay at that many rows."""
     plain, hopper = kernels.Shape(4, 3), HopperShape
     if rows <= 256:
-        return [
-            (32, plain),
-            (32, hopper(8, 80, 1, 0, 6)),
-            (32, hopper(8, 80, 1, 0, 6, True, True)),
-            (32, hopper(8, 80, 1, 0, 6, False, True)),
-        ]
+        return [(32, plain), (32, hopper(8, 80, 1)), (32, hopper(8, 80, 1, stages=6))]
     if rows <= 512:
-        return [
-            (64, plain),
-            (48, hopper(8, 128, 1, 16, 6)),
-            (48, hopper(8, 128, 1, 16, 6, True, True)),
-            (48, hopper(8, 128, 1, 16, 6, False, True)),
-            (64, hopper(8, 128, 1, 0, 6, True, True)),
-        ]
+        return [(64, plain), (48, hopper(8, 128, 1, 16, 6)), (64, hopper(8, 128, 1, stages=6))]
     if rows <= 1024:
-        return [
-            (80, plain),
-            (80, hopper(8, 128, 1, 16, 6)),
-            (80, hopper(8, 128, 1, 16, 6, True, True)),
-            (80, hopper(8, 128, 1, 16, 6, False, True)),
-            (80, hopper(8, 128, 1, 16, 4, False, True)),
-        ]
-    return [
-        (128, hopper(8, 128, 2)),
-        (128, hopper(8, 128, 2, 0, 4, False, False)),
-        (128, hopper(8, 128, 2, 0, 4, True, True)),
-        (128, hopper(8, 128, 2, 0, 4, False, True)),
-        (128, hopper(16, 128, 2)),
-        (128, hopper(16, 128, 2, 0, 4, False, True)),
+        return [(80, plain), (80, hopper(8, 128, 1, 16)), (80, hopper(8, 128, 1, 16, 6)), (128, hopper(8, 128, 1))]
+    wide = [(8, 128), (16, 128)]
+    return [(128, hopper(*shape, 2)) for shape in wide] + [
+        (256, hopper(8, 240, 2)),
+        (256, hopper(8, 240, 2, stages=6)),
+        *((256, hopper(*shape, 2, width=128)) for shape in wide),
     ]
 
 

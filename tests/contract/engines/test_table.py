@@ -30,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:Deprecation
 
 FILE = Path(__file__).with_name("table.json")
 ROWS = PARAMETERS | REFUSED
+MOST_TRIES = 20
 
 
 def record(case: Case, row: str, found: str) -> None:
@@ -99,23 +100,25 @@ async def test_route(case: Case, route: str) -> None:
 
 
 async def cancels(case: Case, http: httpx.AsyncClient) -> None:
-    """Of two calls with one id all choices end, and their seats are free."""
-    headers = {"x-request-id": "to-cancel"}
-    body = {"model": "easel", "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "n": 2}
-    if TABLE["confidence"][case.kind.kind].works and case.kind.kind != "fake":
-        body["easel"] = {"confidence": 0}
-    calls = [
-        asyncio.create_task(http.post("/v1/completions", json=body | {"stream": stream}, headers=headers))
-        for stream in (False, True)
-    ]
+    """All choices of a call end, whole and streamed, and their seats are free. An engine that only keeps time may be
+    done before it can be told."""
     stats = case.engine.stats
-    await until(lambda: stats().sequences + stats().waiting == 4 or any(call.done() for call in calls))
-    found = await http.delete("/v1/requests/to-cancel")
-    assert found.status_code == 200
-    for call in calls:
-        answer = await call
+    body: dict[str, Any] = {"model": "easel", "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "n": 2}
+    if case.kind.kind in ("native", "reference"):
+        body["easel"] = {"confidence": 0}
+    for stream in (False, True):
+        for _ in range(MOST_TRIES):
+            headers = {"x-request-id": "to-cancel"}
+            call = asyncio.create_task(http.post("/v1/completions", json=body | {"stream": stream}, headers=headers))
+            while stats().sequences + stats().waiting < 2 and not call.done():
+                await asyncio.sleep(0)
+            found = await http.delete("/v1/requests/to-cancel")
+            answer = await call
+            await until(lambda: stats().sequences + stats().waiting == 0)
+            if found.status_code == 200:
+                break
+        assert found.status_code == 200
         assert (answer.status_code, '"cancelled"' in answer.text) == (200, True) or answer.status_code == 499
-    await until(lambda: stats().sequences + stats().waiting == 0)
     assert (await http.delete("/v1/requests/to-cancel")).status_code == 404
 
 

@@ -20,12 +20,13 @@ def unsteady_shapes(weights: Iterable[torch.Tensor], rows: int, counts: Iterable
     `counts`: the numbers of groups to try.
     """
     generator, found = torch.Generator().manual_seed(0), set[torch.Size]()
-    for weight in {weight.shape: weight for weight in weights}.values():
-        one = torch.randn(rows, weight.shape[1], generator=generator).to(weight)
-        alone = torch.mm(one, weight.t())
-        for count in counts:
-            among = torch.mm(one.repeat(count, 1), weight.t()).view(count, *alone.shape)
-            if not torch.equal(among, alone.expand_as(among)):
-                found.add(weight.shape)
-                break
+    with torch.inference_mode():
+        for weight in {weight.shape: weight for weight in weights}.values():
+            one = torch.randn(rows, weight.shape[1], generator=generator).to(weight)
+            alone = torch.mm(one, weight.t())
+            for count in counts:
+                among = torch.mm(one.repeat(count, 1), weight.t()).view(count, *alone.shape)
+                if not torch.equal(among, alone.expand_as(among)):
+                    found.add(weight.shape)
+                    break
     return frozenset(found)

@@ -34,6 +34,7 @@ EXPECTED_STEPS = 20.0
 """Denoising steps that a canvas is taken to have cost, since vLLM does not say: published means are 15 to 27."""
 
 UNUSED = {
+    "deterministic": "vLLM's diffusion models promise nothing of the kind",
     "kv_tokens": "vLLM sizes its cache by the memory that is left",
     "kv_block_tokens": "vLLM chooses its block size by the attention backend",
     "threads": "vLLM decodes on GPUs",

@@ -321,7 +321,8 @@ async def test_live_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("kv_tokens", 4096), ("kv_block_tokens", 16), ("threads", 2), ("device", "cpu")]
+    ("name", "value"),
+    [("deterministic", True), ("kv_tokens", 4096), ("kv_block_tokens", 16), ("threads", 2), ("device", "cpu")],
 )
 def test_settings_that_would_be_ignored_are_refused(name: str, value: Any) -> None:
     settings = MODEL.engine.model_copy(update={name: value})
