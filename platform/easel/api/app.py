@@ -34,8 +34,8 @@ def create_app(
     recorder: Recorder = NullRecorder(),  # noqa: B008
     limits: Limits | None = None,
     keys_changed: Changed = lambda keys: None,
-    running: RunningCalls | None = None,
     tracer: Tracer = NullTracer(),  # noqa: B008
+    running: RunningCalls | None = None,
 ) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
 

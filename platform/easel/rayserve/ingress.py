@@ -99,10 +99,12 @@ class Ingress:
         beginnings.of_ingress(recorder, card.name)
         late = partial(recorder.observe, LOOP_LAG_SECONDS, model=card.name)
         self._reporter = Reporter(router, find_actor, late)
-        cancels = CancelLine(replica, find_actor)
+        cancels = CancelLine(context.replica_id.unique_id, find_actor)
         running = RunningCalls(cancels.elsewhere)
         self._working = [asyncio.create_task(work) for work in (self._reporter.run(), cancels.run(running.cancel))]
-        app = create_app(settings, self._backend, recorder, router.limiter, router.tenants, running, tracer)
+        app = create_app(
+            settings, self._backend, recorder, router.limiter, router.tenants, tracer=tracer, running=running
+        )
         if settings.playground.enabled:
             mount(app)
         app.add_middleware(LeaveRequestIdToServe)
