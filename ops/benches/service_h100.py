@@ -94,6 +94,7 @@ def load_of(args: argparse.Namespace, url: str, streams: int, seconds: float) ->
         prompt_tokens=args.prompt_tokens,
         token_ids=tuple(args.token_ids),
         extra=dict(args.extra) if args.peer else forced(args.steps),
+        seeded=not args.peer,
     )
 
 

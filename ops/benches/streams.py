@@ -54,6 +54,8 @@ class Load:
     most_requests: int | None = None
     """Of each stream; None: as many as fit."""
     seed: int = 0
+    seeded: bool = True
+    """Send each request a seed of its own. vLLM refuses one for diffusion."""
     timeout_s: float = 300.0
 
 
@@ -180,7 +182,7 @@ async def one(client: Any, load: Load, seed: int) -> Answer:
             model=load.model,
             prompt=prompt,
             max_tokens=load.max_tokens,
-            seed=seed % 2**31,
+            seed=seed % 2**31 if load.seeded else openai.NOT_GIVEN,
             stream=True,
             stream_options={"include_usage": True},
             extra_body=load.extra,

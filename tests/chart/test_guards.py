@@ -36,6 +36,7 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
     "cut streams": (engine(graceful_shutdown_timeout_s=10), "would cut streams; raise it"),
     "bounds of replicas": (engine(autoscaling={"min_replicas": 3}), "min_replicas (3) is above max_replicas (1)"),
     "blocks": (model(engine={"kv_block_tokens": 48}), "does not divide 256"),
+    "a hidden GPU": (model(engine={"device": "cuda"}), "engine.device is cuda and serve.deployments.engine.gpus is 0"),
     "no room": (engine(cpus=3), "asks for 3 cpus and 0 gpus, and no pod of any group"),
     "no GPU": (engine(gpus=1), "raise workers.GROUP.cpus or workers.GROUP.gpu.count"),
     "not enough GPUs": (

@@ -52,6 +52,9 @@
 {{- $wrong = append $wrong (printf "serve.app.models.%s.engine.kv_block_tokens (%v) does not divide 256, as prefix_cache needs it: choose 16, 32, 64, 128 or 256, or switch prefix_cache off" $model.key .kv_block_tokens) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq $model.whole.engine.device "cuda") (eq (float64 $tiers.engine.gpus) 0.0) -}}
+{{- $wrong = append $wrong (printf "serve.app.models.%s.engine.device is cuda and serve.deployments.engine.gpus is 0: Ray would hide every GPU from the replica; set it to 1" $model.key) -}}
+{{- end -}}
 
 {{- if eq $model.whole.engine.kind "vllm" -}}
 {{- range list "kv_tokens" "kv_block_tokens" "threads" -}}

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from easel.errors import ConfigurationError
 from easel.settings import AppSettings, AutoscalingSettings, DeploymentSettings, EngineSettings, ServeSettings
 
 APPLICATION = "easel"
@@ -86,8 +87,14 @@ def serve_config(
     settings: ServeSettings, host: str | None = None, port: int | None = None, import_path: str = IMPORT_PATH
 ) -> dict[str, Any]:
     """Serve's configuration, in the shape of Ray's `ServeDeploySchema`. `host` and `port` are where the proxy listens;
-    without them what the settings say."""
+    without them what the settings say. Raises `ConfigurationError` for an engine that would not find its GPU."""
     tiers = settings.deployments
+    if settings.app.model.engine.device == "cuda" and tiers.engine.gpus == 0:
+        raise ConfigurationError(
+            f"app.models.{settings.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would hide "
+            "every GPU from the replica; set it to 1",
+            "deployments.engine.gpus",
+        )
     engine = _deployment(ENGINE, tiers.engine)
     level = {LOG_LEVEL: settings.app.telemetry.log_level}
     engine["user_config"] = {**live_limits(settings.app.model.engine), **level}

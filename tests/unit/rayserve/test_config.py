@@ -139,3 +139,12 @@ def test_what_the_policy_is_told_are_its_targets() -> None:
 def test_more_at_least_than_at_most_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"min_replicas \(5\) is above max_replicas \(2\)"):
         autoscaled(min_replicas=5, max_replicas=2)
+
+
+def test_a_gpu_that_ray_would_hide_is_said() -> None:
+    app = {"models": {"default": {"engine": {"device": "cuda"}}}}
+    with pytest.raises(ConfigurationError, match=r"engine\.device is cuda and deployments\.engine\.gpus is 0"):
+        config.serve_config(parse({"app": app}))
+    given = config.serve_config(parse({"app": app, "deployments": {"engine": {"gpus": 1}}}))
+    # What replicas are built from says nothing of deployments, so it may not depend on them.
+    assert parse({"app": given["applications"][0]["args"]}).app.model.engine.device == "cuda"

@@ -81,8 +81,3 @@ def test_an_engine_that_needs_no_gpu_gets_none(engine: dict[str, Any]) -> None:
     plain = parse({"app": {"models": {"default": {"engine": engine}}}})
     assert not depends(plain)
     assert fill(plain, 8, 64) is plain
-
-
-def test_a_gpu_that_ray_would_hide_is_said() -> None:
-    with pytest.raises(ConfigurationError, match=r"deployments\.engine\.gpus is 0"):
-        parse({"app": {"models": {"default": {"engine": {"device": "cuda"}}}}})
