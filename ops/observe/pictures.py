@@ -186,7 +186,7 @@ def main() -> None:
                     figure.savefig(file, dpi=80, facecolor=PAPER)
                     plt.close(figure)
                     with Image.open(file) as drawn:
-                        small = drawn.convert("RGB").quantize(64)
+                        small = drawn.convert("RGB").quantize(256)
                     small.save(file, optimize=True)
                     print(f"wrote {file}")
 
