@@ -91,8 +91,8 @@ def serve_config(
     tiers = settings.deployments
     if settings.app.model.engine.device == "cuda" and tiers.engine.gpus == 0:
         raise ConfigurationError(
-            f"app.models.{settings.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would hide "
-            "every GPU from the replica; set it to 1",
+            f"app.models.{settings.app.model_key}.engine.device is cuda and deployments.engine.gpus is 0: Ray would "
+            "hide every GPU from the replica; set it to 1",
             "deployments.engine.gpus",
         )
     engine = _deployment(ENGINE, tiers.engine)
