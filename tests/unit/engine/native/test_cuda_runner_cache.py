@@ -40,7 +40,7 @@ class RememberingModel:
 
     def __init__(self, kv: KvCache) -> None:
         self.config = SimpleNamespace(hidden=HIDDEN, vocab=VOCAB, placeholder_ids=())
-        self.device, self.block_tokens = torch.device("cpu"), BLOCK
+        self.device, self.block_tokens, self.deterministic = torch.device("cpu"), BLOCK, False
         self.inputs = GroupInputs(GROUPS, {"full": 200, "sliding": 200}, self.device)
         self.slots: dict[str, dict[int, tuple[int, int]]] = {pool.name: {} for pool in kv.pools}
         self.fused = 0
