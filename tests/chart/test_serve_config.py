@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from easel.rayserve.config import serve_config
@@ -94,6 +94,8 @@ serves = st.fixed_dictionaries(
 @given(serves)
 @settings(max_examples=25)
 def test_whatever_the_settings(serve: dict[str, Any]) -> None:
+    engines = [model.get("engine", {}) for model in serve.get("app", {}).get("models", {}).values()]
+    assume(not any(engine.get("device") == "cuda" for engine in engines))  # needs a GPU, which these workers have not
     room = {"workers": {"cpu": {"maxReplicas": 50}}}
     found, wanted = differences(merged(OPEN, {"serve": serve, **room}))
     assert found == wanted

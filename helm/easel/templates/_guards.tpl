@@ -57,7 +57,7 @@
 {{- end -}}
 
 {{- if eq $model.whole.engine.kind "vllm" -}}
-{{- range list "kv_tokens" "kv_block_tokens" "threads" -}}
+{{- range list "compile_cache" "deterministic" "kv_tokens" "kv_block_tokens" "step_timeout_s" "threads" -}}
 {{- if ne (toJson (get $model.whole.engine .)) (toJson (get $defaults.model.engine .)) -}}
 {{- $wrong = append $wrong (printf "serve.app.models.%s.engine.%s means nothing to the vllm engine, which would not start; take it out" $model.key .) -}}
 {{- end -}}

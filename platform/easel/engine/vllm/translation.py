@@ -34,9 +34,11 @@ EXPECTED_STEPS = 20.0
 """Denoising steps that a canvas is taken to have cost, since vLLM does not say: published means are 15 to 27."""
 
 UNUSED = {
+    "compile_cache": "vLLM keeps what it compiles where its own variables say",
     "deterministic": "vLLM's diffusion models promise nothing of the kind",
     "kv_tokens": "vLLM sizes its cache by the memory that is left",
     "kv_block_tokens": "vLLM chooses its block size by the attention backend",
+    "step_timeout_s": "vLLM watches its engine process itself",
     "threads": "vLLM decodes on GPUs",
 }
 """Settings of ours that mean nothing to vLLM."""
@@ -59,6 +61,7 @@ def engine_args(folder: Path, settings: EngineSettings, canvas_length: int, cont
         # A step holds a canvas of every sequence, and prompt tokens on top.
         "max_num_batched_tokens": settings.slots * canvas_length + settings.prefill_tokens_per_step,
         "enable_prefix_caching": settings.prefix_cache,
+        "gpu_memory_utilization": settings.gpu_memory_fraction,
         "max_logprobs": MOST_LOGPROBS,
         "enable_log_requests": False,  # prompts are never logged
         "disable_log_stats": True,
