@@ -41,7 +41,7 @@ async def test_the_cache_takes_the_allowed_memory_and_no_more() -> None:
 
 async def test_a_card_too_small_for_one_sequence_is_refused_by_name() -> None:
     free, total = torch.cuda.mem_get_info()
-    fraction = (total - free + 0.9e9) / total
+    fraction = (total - free + 0.3e9) / total  # less than is kept for graphs
     settings = EngineSettings(device="cuda", slots=1, context_tokens=1024, gpu_memory_fraction=fraction)
     with pytest.raises(ConfigurationError, match=r"context_tokens|slots"):
         await NativeEngine(FOLDER, settings).start()
