@@ -165,13 +165,15 @@ def test_an_ingress_killed_under_load_breaks_its_own_connections_only(wide: Loca
 
 
 def test_a_request_is_cancelled_through_whichever_ingress(wide: Local, tmp_path: Path) -> None:
-    """Eight of them, so that a cancel that stays where it came in would miss some of them."""
+    """Eight of them, so that a cancel that stays where it came in would miss some of them; slow ones, whose slots are
+    taken for longer than it takes to see that."""
     names = [f"cancel-me/{number}" for number in range(2 * SLOTS)]
     headers = {"Authorization": f"Bearer {KEY}"}
     url = f"{wide.session.url}{PATH}/v1"
 
     def ask(number: int) -> tuple[int, str]:
-        body = {"model": "easel", "prompt": f"hold {tmp_path}/{number}", "max_tokens": 900, "stream": number % 2 == 0}
+        body = {"model": "easel", "prompt": f"hold {tmp_path}/slow{number}", "max_tokens": 900}
+        body["stream"] = number % 2 == 0
         answer = httpx.post(
             f"{url}/completions",
             json=body,
@@ -200,7 +202,7 @@ def test_a_request_is_cancelled_through_whichever_ingress(wide: Local, tmp_path:
             assert '"finish_reason":"cancelled"' in text.replace(" ", "")
             assert text.rstrip().endswith("data: [DONE]" if number % 2 == 0 else "}")
     for number in range(len(names)):
-        wait_until((tmp_path / f"{number}.left").exists, "the engine was told")
+        wait_until((tmp_path / f"slow{number}.left").exists, "the engine was told")
     wait_until(lambda: busy() == 0, "every slot is free")
     assert [cancel(name).status_code for name in names[:3]] == [404] * 3
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from easel.rayserve import processes
-from easel.rayserve.config import autoscaling_config, live_limits, live_targets
+from easel.rayserve.config import LOG_LEVEL, autoscaling_config, live_limits, live_targets
 from easel.rayserve.local import Local
 from easel.settings import AutoscalingSettings
 from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
@@ -177,5 +177,6 @@ def _title(process: psutil.Process) -> str:
 
 
 def test_its_engine_is_what_the_settings_say(local: Local, scaled: Scaled) -> None:
-    assert scaled.engine["user_config"] == live_limits(local.settings.app.model.engine)
+    live = live_limits(local.settings.app.model.engine) | {LOG_LEVEL: local.settings.app.telemetry.log_level}
+    assert scaled.engine["user_config"] == live
     assert replica_of(local, "engine", "scaled").is_running()
