@@ -127,7 +127,8 @@ class Pod:
         lines += [f"mount --bind {self.folder / name} /etc/{name}" for name in ("hosts", "resolv.conf")]
         lines += ["mount -t tmpfs -o mode=1777 shm /dev/shm"]
         # Folders of this test lie in /tmp too, so what is mounted there comes last.
-        lines += [f"mount --bind {own} {there}" for own, there in sorted(self.mounts, key=lambda m: m[1], reverse=True)]
+        for own, there in sorted(self.mounts, key=lambda mount: mount[1], reverse=True):
+            lines += [*_kept(own, Path(there)), f"mount --rbind {own} {there}"]
         lines += ["mount -t proc proc /proc", "mount -o remount,bind,ro /", "cd /", f"exec {self._as_user(command)}"]
         return "\n".join(lines) + "\n"
 
@@ -169,6 +170,17 @@ def _visible(prefix: Path, hold: Path) -> list[str]:
         return []
     commands = [f"mkdir -p {hold}", f"mount --bind {prefix} {hold}", f"mount -t tmpfs -o mode=755 own {closed}"]
     return [*commands, f"mkdir -p {prefix}", f"mount --move {hold} {prefix}"]
+
+
+def _kept(own: Path, there: Path) -> list[str]:
+    """Commands that keep this tree and its environment where they are when `own` is mounted over a folder above."""
+    needed = [path for path in dict.fromkeys((ROOT, Path(sys.prefix))) if path.is_relative_to(there)]
+    outermost = [path for path in needed if not any(path.is_relative_to(other) for other in needed if other != path)]
+    commands = []
+    for path in outermost:
+        inside = own / path.relative_to(there)
+        commands += [f"mkdir -p {inside}", f"mount --bind {path} {inside}"]
+    return commands
 
 
 def _ip(command: str) -> None:
