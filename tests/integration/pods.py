@@ -123,7 +123,7 @@ class Pod:
 
     def _setup(self, command: Sequence[str]) -> str:
         lines = ["set -e", f"hostname {self.folder.name}", "mount --make-rprivate /"]
-        lines += [*_visible(Path(sys.base_prefix), self.folder / "hold")]
+        lines += _visible(self.folder / "hold")
         lines += [f"mount --bind {self.folder / name} /etc/{name}" for name in ("hosts", "resolv.conf")]
         lines += ["mount -t tmpfs -o mode=1777 shm /dev/shm"]
         # Folders of this test lie in /tmp too, so what is mounted there comes last.
@@ -163,21 +163,30 @@ class Pod:
             self.process.wait(20)
 
 
-def _visible(prefix: Path, hold: Path) -> list[str]:
-    """Commands that keep the interpreter within reach of another user where it lies in a home that is root's."""
-    closed = next((path for path in reversed(prefix.parents) if not path.stat().st_mode & 0o001), None)
-    if closed is None:
-        return []
-    commands = [f"mkdir -p {hold}", f"mount --bind {prefix} {hold}", f"mount -t tmpfs -o mode=755 own {closed}"]
-    return [*commands, f"mkdir -p {prefix}", f"mount --move {hold} {prefix}"]
+def _visible(hold: Path) -> list[str]:
+    """Commands that keep interpreter, environment and tree within reach of another user where they lie in a home that
+    is root's."""
+    closed = {path: _closed_above(path) for path in _needed(Path(sys.base_prefix))}
+    moved = [(path, hold / str(number)) for number, path in enumerate(path for path in closed if closed[path])]
+    commands = [line for path, place in moved for line in (f"mkdir -p {place}", f"mount --bind {path} {place}")]
+    commands += [f"mount -t tmpfs -o mode=755 own {home}" for home in dict.fromkeys(filter(None, closed.values()))]
+    return commands + [line for path, place in moved for line in (f"mkdir -p {path}", f"mount --move {place} {path}")]
+
+
+def _closed_above(path: Path) -> Path | None:
+    return next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001), None)
+
+
+def _needed(*more: Path) -> list[Path]:
+    """What a pod needs of this machine's files, none within another."""
+    paths = dict.fromkeys((ROOT, Path(sys.prefix), *more))
+    return [path for path in paths if not any(path.is_relative_to(other) for other in paths if other != path)]
 
 
 def _kept(own: Path, there: Path) -> list[str]:
     """Commands that keep this tree and its environment where they are when `own` is mounted over a folder above."""
-    needed = [path for path in dict.fromkeys((ROOT, Path(sys.prefix))) if path.is_relative_to(there)]
-    outermost = [path for path in needed if not any(path.is_relative_to(other) for other in needed if other != path)]
     commands = []
-    for path in outermost:
+    for path in (path for path in _needed() if path.is_relative_to(there)):
         inside = own / path.relative_to(there)
         commands += [f"mkdir -p {inside}", f"mount --bind {path} {inside}"]
     return commands
