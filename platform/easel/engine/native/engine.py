@@ -77,8 +77,9 @@ class NativeEngine:
         except BaseException as error:
             self._state, self._failure = EngineState.FAILED, str(error)
             raise
-        if self._state is EngineState.LOADING:  # not stopped meanwhile
-            self._state = EngineState.READY
+        if self._state is not EngineState.LOADING:  # stopped meanwhile: nobody would end a watch that began now
+            return
+        self._state = EngineState.READY
         if self._parts.device == "cuda":
             self._gpu = GpuWatch(find_driver(), lambda why: self._post(self._on_failed, why))
             self._gpu.start()

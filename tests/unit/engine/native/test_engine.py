@@ -282,6 +282,27 @@ async def test_a_step_that_hangs_fails_everybody_and_the_engine_stops_without_it
     assert await asyncio.to_thread(engine._loop.join, 30)
 
 
+async def test_an_engine_that_was_stopped_while_it_loaded_leaves_no_watch(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        let_go.wait(30)
+        return assemble(*arguments)
+
+    monkeypatch.setattr(engine_module, "assemble", late)
+    engine = NativeEngine(checkpoint, SETTINGS)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    let_go.set()
+    await asyncio.gather(starting, stopping)
+    assert engine.stats().state is EngineState.STOPPED
+    assert engine._watcher is None
+
+
 async def test_a_gpu_that_fails_ends_the_engine_and_its_memory_is_in_the_statistics(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
