@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels.groups import GROUP_ROWS, Groups, PagedKv
+from easel.engine.native.kernels import hopper_attention
+from easel.engine.native.kernels.groups import GROUP_ROWS, Groups, PagedKv, on_hopper
 
 CORES = 132
 """Multiprocessors that a launch should fill."""
@@ -36,10 +37,17 @@ class Tiles:
     pack: int = 1
     splits: int = 1
     cuts: int = 1
+    hopper: bool = False
+    """By `hopper_attention`, which knows these tiles only as `of` makes them, but for their splits."""
 
     @staticmethod
-    def of(groups: int, rows_each: int, heads: int, head_dim: int) -> Tiles:
-        """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md)."""
+    def of(groups: int, rows_each: int, heads: int, head_dim: int, hopper: bool = False) -> Tiles:
+        """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md). `hopper`: it is one."""
+        keys = hopper_attention.keys_a_step(head_dim)
+        if hopper and keys and rows_each % hopper_attention.ROWS == 0:
+            cuts, tiles = head_dim // hopper_attention.WIDEST, rows_each // hopper_attention.ROWS
+            splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * tiles)))
+            return Tiles(hopper_attention.ROWS, keys, hopper_attention.WARPS, 2, splits=splits, cuts=cuts, hopper=True)
         queries, warps = min(128, max(16, triton.next_power_of_2(rows_each))), 8 if head_dim >= 256 else 4
         cuts = 2 if head_dim >= 512 else 1
         splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * triton.cdiv(rows_each, queries))))
@@ -263,45 +271,51 @@ def attend(
     rows, heads, dim = q.shape
     kv_heads = k.shape[1]
     rows_each = groups.rows_each(rows)
-    tiles = tiles or Tiles.of(groups.count, rows_each, heads, dim)
+    tiles = tiles or Tiles.of(groups.count, rows_each, heads, dim, on_hopper(q) and q.dtype == torch.bfloat16)
     if heads % kv_heads or (heads // kv_heads) % tiles.pack or dim < 16 or dim & (dim - 1):
         raise ValueError(f"{heads} heads of {dim} over {kv_heads} of keys, {tiles.pack} at a time")
     if k.shape != (rows, kv_heads, dim) or v.shape != k.shape or out.shape != (rows, heads * dim):
         raise ValueError(f"k {list(k.shape)}, v {list(v.shape)} or out {list(out.shape)} does not fit q")
     if tiles.splits > 1 and workspace.parts.numel() < tiles.splits * rows * heads * dim:
         raise ValueError(f"workspace: {workspace.parts.numel()} numbers for {tiles.splits} splits of {list(q.shape)}")
-    tile_rows, programs = tiles.queries // tiles.pack, heads // tiles.pack * tiles.cuts
-    grid = (triton.cdiv(rows_each, tile_rows), programs, groups.count * tiles.splits)
-    _attend_kernel[grid](
-        q,
-        k,
-        v,
-        kv.keys,
-        kv.values,
-        kv.table,
-        kv.first,
-        groups.start,
-        groups.length,
-        groups.causal,
-        out,
-        workspace.parts,
-        workspace.weights,
-        kv.table.shape[1],
-        rows,
-        rows_each=rows_each,
-        heads=heads,
-        kv_heads=kv_heads,
-        dim=dim,
-        window=window or 0,
-        block_tokens=kv.block_tokens,
-        queries=tiles.queries,
-        keys=tiles.keys,
-        pack=tiles.pack,
-        splits=tiles.splits,
-        cuts=tiles.cuts,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
+    if tiles.hopper:
+        hopper_attention.launch(
+            q, k, v, kv.keys, kv.values, kv.table, kv.first, groups.start, groups.length, groups.causal, out,
+            workspace.parts, workspace.weights, groups.count, rows_each, window or 0, kv.block_tokens, tiles.splits,
+        )  # fmt: skip
+    else:
+        tile_rows, programs = tiles.queries // tiles.pack, heads // tiles.pack * tiles.cuts
+        grid = (triton.cdiv(rows_each, tile_rows), programs, groups.count * tiles.splits)
+        _attend_kernel[grid](
+            q,
+            k,
+            v,
+            kv.keys,
+            kv.values,
+            kv.table,
+            kv.first,
+            groups.start,
+            groups.length,
+            groups.causal,
+            out,
+            workspace.parts,
+            workspace.weights,
+            kv.table.shape[1],
+            rows,
+            rows_each=rows_each,
+            heads=heads,
+            kv_heads=kv_heads,
+            dim=dim,
+            window=window or 0,
+            block_tokens=kv.block_tokens,
+            queries=tiles.queries,
+            keys=tiles.keys,
+            pack=tiles.pack,
+            splits=tiles.splits,
+            cuts=tiles.cuts,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
     if tiles.splits > 1:
         block = min(triton.next_power_of_2(heads), max(1, 2048 // dim))
         _combine_kernel[(rows, triton.cdiv(heads, block))](
