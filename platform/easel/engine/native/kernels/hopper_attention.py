@@ -91,10 +91,9 @@ def _weigh(
     limit = gl.where(tile < to_tile, limit, key_from)
     if encodes | (key_from + KEYS > limit):
         key = gl.arange(0, KEYS, layout=gl.SliceLayout(0, SCORES))
-        # One comparison a score: below the lowest is very large without a sign.
-        seen = gl.maximum(gl.minimum(highest + 1, limit) - lowest, 0).to(gl.uint32)
+        seen = gl.maximum(gl.minimum(highest + 1, limit) - lowest, 0)
         above = gl.expand_dims(key, 0) + gl.expand_dims(key_from - lowest, 1)
-        scores = gl.where(above.to(gl.uint32) < gl.expand_dims(seen, 1), scores, float("-inf"))
+        scores = gl.where((above >= 0) & (above < gl.expand_dims(seen, 1)), scores, float("-inf"))
     larger = gl.maximum(most, gl.max(scores, axis=1))
     # A row that has seen no key yet: any finite number will do, and its exponentials are 0.
     below = gl.where(larger == float("-inf"), 0.0, larger) * LOG2_E
