@@ -4,13 +4,14 @@ A copy poisons its buffer where it is started and delivers where it is waited fo
 it is waited for, and again where it is started. So a kernel that reads a buffer too early, or overwrites one that a
 product still reads, gets NaN. Layouts are ignored, and what threads do to each other is not modelled.
 
-Knows the operations that the kernels tested here use. In fp32 or bf16, with products in fp32.
+Knows the operations that the kernels tested here use, and as much of the assembler. Products are in fp32.
 """
 
 from __future__ import annotations
 
 import builtins
 import itertools
+import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,15 @@ class Shared:
     def permute(self, order: Sequence[int]) -> Shared:
         return Shared(self.data.permute(*order))
 
+    def load(self, layout: Any) -> torch.Tensor:
+        return self.data.clone()
+
+    def poison(self) -> None:
+        if self.data.is_floating_point():
+            self.data.fill_(NAN)
+        else:
+            self.data.random_()
+
 
 @dataclass
 class Product:
@@ -63,14 +73,19 @@ class Product:
 
     a: Any
     b: Shared
-    onto: torch.Tensor
+    onto: torch.Tensor | Product
+    """What it adds to: a sum, or the product before it, which need not be over."""
     adds: bool
     result: torch.Tensor | None = None
 
     def compute(self) -> torch.Tensor:
         a = self.a.data if isinstance(self.a, Shared) else self.a
         product = a.float() @ self.b.data.float()
-        return product + self.onto if self.adds else product
+        if not self.adds:
+            return product
+        if isinstance(self.onto, Product):
+            return product + (self.onto.compute() if self.onto.result is None else self.onto.result)
+        return product + self.onto
 
 
 @dataclass
@@ -84,7 +99,7 @@ class Machine:
     def copy(self, target: Shared, source: Pointer, mask: Any = None) -> None:
         assert mask is None
         assert source.shape == target.data.shape
-        target.data.fill_(NAN)
+        target.poison()
         values = source.of[source.places(None)].to(target.data.dtype)
         self.copies[-1].append(lambda: target.data.copy_(values))
 
@@ -96,8 +111,7 @@ class Machine:
             for deliver in self.copies.pop(0):
                 deliver()
 
-    def start(self, a: Any, b: Shared, onto: torch.Tensor, use_acc: bool = True, is_async: bool = False) -> Any:
-        assert isinstance(onto, torch.Tensor), "the sum of a product that was not waited for"
+    def start(self, a: Any, b: Shared, onto: Any, use_acc: bool = True, is_async: bool = False) -> Any:
         product = Product(a, b, onto, use_acc)
         assert not product.compute().isnan().any(), "a product whose operands are not there yet"
         self.products.append(product)
@@ -108,9 +122,55 @@ class Machine:
             product = self.products.pop(0)
             product.result = product.compute()
             assert not product.result.isnan().any(), "an operand was overwritten while it was read"
-        found = tuple(one.result if isinstance(one, Product) else one for one in deps)
-        assert all(one is not None for one in found), "a product that may still run"
+        # One that is not over yet stays what it is: nothing but another product can be made of it.
+        found = tuple(one.result if isinstance(one, Product) and one.result is not None else one for one in deps)
         return found[0] if len(found) == 1 else found
+
+
+@dataclass
+class Assembler:
+    """Runs the instructions of an inline assembler block on whole tensors of 32-bit words."""
+
+    registers: dict[str, torch.Tensor]
+
+    def run(self, code: str) -> torch.Tensor:
+        for line in re.sub(r"\.reg[^;]*;|[{}]", "", code).split(";"):
+            if line.strip():
+                name, target, *sources = re.split(r"[\s,]+", line.strip())
+                self.registers[target] = self._operate(name, [self._value(one) for one in sources])
+        return self.registers["$0"]
+
+    def _value(self, text: str) -> torch.Tensor:
+        return self.registers[text] if text in self.registers else torch.tensor(int(text, 0))
+
+    @staticmethod
+    def _operate(name: str, values: list[torch.Tensor]) -> torch.Tensor:
+        one, other = values
+        if name == "mul.rn.bf16x2":
+            halves = [(_bf16(one >> shift) * _bf16(other >> shift)).bfloat16() for shift in (0, 16)]
+            low, high = (half.view(torch.int16).long() & 0xFFFF for half in halves)
+            return high << 16 | low
+        operations = {
+            "and.b32": torch.bitwise_and,
+            "shl.b32": torch.bitwise_left_shift,
+            "shr.b32": torch.bitwise_right_shift,
+            "mul.lo.u32": torch.mul,
+        }
+        return operations[name](one, other) & 0xFFFFFFFF
+
+
+def _bf16(bits: torch.Tensor) -> torch.Tensor:
+    """What the low 16 bits are as a bfloat16, in fp32."""
+    low = bits & 0xFFFF
+    return torch.where(low >= 1 << 15, low - (1 << 16), low).to(torch.int16).view(torch.bfloat16).float()
+
+
+def _pairs(words: torch.Tensor, scales: torch.Tensor, code: str) -> torch.Tensor:
+    """Two neighbours of int16 a register, and the first one's 32-bit word beside them. bf16."""
+    low, high = (words.long() & 0xFFFF).unflatten(-1, (-1, 2)).unbind(-1)
+    second = scales.long().unflatten(-1, (-1, 2))[..., 0] & 0xFFFFFFFF
+    result = Assembler({"$1": high << 16 | low, "$2": second}).run(code)
+    return torch.stack((_bf16(result), _bf16(result >> 16)), dim=-1).flatten(-2).bfloat16()
 
 
 def _like(value: Any) -> torch.Tensor:
@@ -131,9 +191,15 @@ def language(machine: Machine) -> types.SimpleNamespace:
         pointer.of[at[used]] = value[used]
 
     def assembler(code: str, constraints: str, args: list[Any], **_: Any) -> Any:
-        assert "trap" in code, "only what stops the kernel is known here"
-        assert not bool((args[0] < 0).any())
-        return args[0]
+        if "trap" in code:
+            assert not bool((args[0] < 0).any()), "the kernel stops itself"
+            return args[0]
+        return _pairs(*args, code)
+
+    def allocate(dtype: Any, shape: Any, layout: Any) -> Shared:
+        buffer = Shared(torch.zeros(shape, dtype=dtype))
+        buffer.poison()
+        return buffer
 
     def create(shape: Any, dtype: Any, layout: Any = None) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype)
@@ -151,12 +217,20 @@ def language(machine: Machine) -> types.SimpleNamespace:
         maximum=lambda one, other: torch.maximum(*torch.broadcast_tensors(_like(one), _like(other))),
         max=lambda x, axis: x.amax(axis),
         sum=lambda x, axis: x.sum(axis),
+        exp=torch.exp,
         exp2=torch.exp2,
+        join=lambda one, other: torch.stack((one, other), dim=-1),
+        split=lambda x: x.unbind(-1),
+        permute=lambda x, order: x.permute(*order),
+        reshape=lambda x, shape: x.reshape(shape),
+        broadcast=lambda one, other: torch.broadcast_tensors(one, other),
         expand_dims=lambda x, axis: x.unsqueeze(axis),
         convert_layout=lambda x, layout, assert_trivial=False: x,
         inline_asm_elementwise=assembler,
-        allocate_shared_memory=lambda dtype, shape, layout: Shared(torch.full(shape, NAN, dtype=dtype)),
+        allocate_shared_memory=allocate,
         static_range=builtins.range,
+        int16=torch.int16,
+        int32=torch.int32,
         int64=torch.int64,
         float32=torch.float32,
         bfloat16=torch.bfloat16,
@@ -164,6 +238,7 @@ def language(machine: Machine) -> types.SimpleNamespace:
         BlockedLayout=lambda *_, **__: None,
         SliceLayout=lambda *_, **__: None,
         DotOperandLayout=lambda *_, **__: None,
+        SwizzledSharedLayout=lambda *_, **__: None,
         NVMMASharedLayout=lambda *_, **__: None,
         NVMMADistributedLayout=lambda *_, **__: None,
     )
@@ -175,14 +250,14 @@ class Kernel:
     def __init__(self, module: types.ModuleType, name: str) -> None:
         self._names, self._name = dict(vars(module)), name
 
-    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
-        def run(*arguments: Any, num_warps: int = 4, **constants: Any) -> None:
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def run(*arguments: Any, num_warps: int, maxnreg: int = 255, **constants: Any) -> None:
             given = [
                 Pointer(a.view(-1)) if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=torch.int64)
                 for a in arguments
             ]
-            for program in itertools.product(*(range(size) for size in grid)):
-                self._function(Machine(program))(*given, **constants)
+            for program in itertools.product(*(range(size) for size in (*grid, 1, 1)[:3])):
+                self._function(Machine((program[0], program[1], program[2])))(*given, **constants)
 
         return run
 
