@@ -301,6 +301,29 @@ def test_doctor_of_recorded_objects(server: ApiServer, connection: Connection) -
     assert told["GPUs", "error"] == "gpu-a has driver 550.90.07: too old for CUDA 13"
 
 
+def test_the_operator_as_kuberays_kustomization_labels_it(server: ApiServer, connection: Connection) -> None:
+    """After ray-operator/config/manager/manager.yaml: there all parts have one name. The image has a digest too, as
+    `kubectl set image` left it in skyhook-io/radar's demonstration."""
+    server.objects["ray.io", "rayclusters"] = []
+    labels = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
+    item = cluster.operator("v1.7.0@sha256:00aa")
+    item["metadata"]["labels"] = item["spec"]["template"]["metadata"]["labels"] = labels
+    other = cluster.operator("v1.6.0")
+    other["metadata"] |= {
+        "name": "kuberay-apiserver",
+        "labels": {**labels, "app.kubernetes.io/component": "kuberay-apiserver"},
+    }
+    server.put("apps", "deployments", other, item)
+    found = [f for f in examine(connection, "prod", None).findings if f.area == "KubeRay"]
+    assert [f.level for f in found] == ["ok", "ok", "warning"]
+    assert found[1].what == "the operator is v1.7.0 (kuberay/kuberay-operator)"
+    assert "labels its pods app.kubernetes.io/name=kuberay: the chart's policy keeps them out" in found[2].what
+    assert "networkPolicy.operator" in found[2].fix
+    server.objects["apps", "deployments"] = [other]
+    alone = [f for f in examine(connection, "prod", None).findings if f.area == "KubeRay"]
+    assert [f.level for f in alone] == ["ok", "error"], "the API server of KubeRay acts on nothing"
+
+
 def named(name: str) -> Object:
     """A service whose active cluster is `name`, and says nothing of it."""
     item = recorded("rayservice-ready")
