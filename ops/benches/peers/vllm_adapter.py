@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "HF_HUB_OFFLINE": "1"}
-
 from benches.peers.vllm_serve import folder_of
 from easel.engine.vllm.engine import VllmEngine
 from easel.engine.vllm.interface import VERSION, Interface
@@ -104,6 +102,7 @@ def main() -> None:
     parser.add_argument("--moe", help="back end of the experts; vLLM chooses unless given")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "HF_HUB_OFFLINE": "1"}
     folder = arguments.checkpoint or folder_of("diffusion", arguments.tokenizer, arguments.steps)
     more: dict[str, Any] = {"attention_config": {"backend": arguments.attention}}
     if arguments.tokenizer:
