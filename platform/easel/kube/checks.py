@@ -18,6 +18,7 @@ Level = Literal["ok", "note", "warning", "error", "unknown"]
 OLDEST_KUBERNETES = (1, 30)
 OLDEST_KUBERAY = (1, 6)
 TRIED_KUBERAY = (1, 7)
+OPERATOR_LABEL, OPERATOR_NAME = "app.kubernetes.io/name", "kuberay-operator"
 OLDEST_DRIVER = 580
 """Of NVIDIA, in major versions: what CUDA 13 asks for, which Easel's kernels were measured with."""
 OLDEST_RAY_FOR_TOKENS = (2, 52)
@@ -79,11 +80,11 @@ def custom_resources(kinds: set[str], operators: Sequence[Object] | None, hint: 
         return
     if not operators and hint:
         yield from _operator_version(hint, "as it marked a cluster that it made")
-        what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator, as KubeRay's own chart does"
+        what = f"no deployment is labelled {OPERATOR_LABEL}={OPERATOR_NAME}, as KubeRay's own chart does"
         fix = "if the operator runs under another name, let networkPolicy.operator find its pods; else install it"
         yield Finding("KubeRay", "warning", what, fix)
     elif not operators:
-        what = "no deployment is labelled app.kubernetes.io/name=kuberay-operator: nobody acts on a RayService"
+        what = f"no deployment is labelled {OPERATOR_LABEL}={OPERATOR_NAME}: nobody acts on a RayService"
         yield Finding("KubeRay", "error", what, install)
     for operator in operators:
         name = f"{_text(operator, 'metadata', 'namespace')}/{_text(operator, 'metadata', 'name')}"
@@ -92,9 +93,26 @@ def custom_resources(kinds: set[str], operators: Sequence[Object] | None, hint: 
             fix = f"kubectl -n {_text(operator, 'metadata', 'namespace')} describe deployment {name.split('/')[1]}"
             yield Finding("KubeRay", "error", f"the operator {name} has no replica that is ready", fix)
         yield from _operator_version(_image_tag(operator), name)
+        yield from _operator_pods(operator, name)
     if len(operators) > 1:
         fix = "one operator for a namespace: give each watchNamespace, or remove one"
         yield Finding("KubeRay", "warning", f"{len(operators)} operators run", fix)
+
+
+def is_operator(deployment: Object) -> bool:
+    """KubeRay's kustomization has one name for all of its parts, and tells them apart by component."""
+    component = _label(deployment, "app.kubernetes.io/component")
+    return _label(deployment, OPERATOR_LABEL) == OPERATOR_NAME or component in ("", OPERATOR_NAME)
+
+
+def _operator_pods(operator: Object, name: str) -> Iterator[Finding]:
+    labels = _at(operator, "spec", "template", "metadata", "labels")
+    if labels and labels.get(OPERATOR_LABEL) != OPERATOR_NAME:
+        what = (
+            f"{name} labels its pods {OPERATOR_LABEL}={labels.get(OPERATOR_LABEL)}: the chart's policy keeps them out"
+        )
+        fix = "name these labels in networkPolicy.operator, or nothing is ever deployed on the head"
+        yield Finding("KubeRay", "warning", what, fix)
 
 
 def _operator_version(version: str, source: str) -> Iterator[Finding]:

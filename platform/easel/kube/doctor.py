@@ -37,7 +37,8 @@ from easel.kube.rights import Right
 
 T = TypeVar("T")
 
-OPERATOR = "app.kubernetes.io/name=kuberay-operator"
+OPERATOR = "app.kubernetes.io/name in (kuberay-operator,kuberay)"
+"""KubeRay's chart writes the first, its kustomization the second, also on what is not the operator."""
 KUBERAY_VERSION = "ray.io/kuberay-version"
 """Annotation of a RayCluster: the operator that made it."""
 RESOLVE_S = 3.0
@@ -77,6 +78,7 @@ def examine(
         routes = look.all_of(HTTP_ROUTES, namespace) if "httproutes" in gateway_kinds else None
         monitors = look.all_of(POD_MONITORS, namespace, _BY_PART) if "podmonitors" in monitor_kinds else None
         seen = look.value(operators)
+        seen = None if seen is None else [item for item in seen if checks.is_operator(item)]
         hint = _hint(look, namespace) if not seen else ""
         one, every = gpus_wanted(service)
         my_routes = look.value(routes) if routes is not None else None

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from easel.kube.checks import Finding, Level
-from easel.kube.objects import Pod, Service
+from easel.kube.objects import Pod, Service, workers
 from easel.kube.rights import Right
 from easel.kube.scrape import Load
 from easel.kube.snapshot import Snapshot
@@ -37,7 +37,11 @@ STATES: dict[State, str] = {
 def screen(seen: Snapshot) -> RenderableType:
     """Service, replicas, queue, upgrade and GPUs."""
     service = seen.service
-    parts: list[RenderableType] = [_head(seen), _facts(service, seen.load), upgrade(seen.upgrade, seen.at)]
+    parts: list[RenderableType] = [
+        _head(seen),
+        _facts(service, seen.pods or (), seen.load),
+        upgrade(seen.upgrade, seen.at),
+    ]
     if seen.pods:
         parts.append(_pods(seen.pods, service, seen.at))
     if seen.load is not None and seen.load.gpus:
@@ -105,7 +109,7 @@ def _head(seen: Snapshot) -> RenderableType:
     return line
 
 
-def _facts(service: Service, load: Load | None) -> RenderableType:
+def _facts(service: Service, pods: Sequence[Pod], load: Load | None) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -113,8 +117,8 @@ def _facts(service: Service, load: Load | None) -> RenderableType:
     for title, side in (("active", service.active), ("pending", service.pending)):
         if side is None:
             continue
-        workers = f"{side.workers_ready} of {side.workers_desired} workers ready"
-        table.add_row(title, f"{side.cluster}: {workers}")
+        ready, wanted = workers(side, pods)
+        table.add_row(title, f"{side.cluster}: {ready} of {wanted} workers ready")
         for application in side.applications:
             told = ", ".join(f"{name} {status.lower()}" for name, status, _ in application.deployments)
             table.add_row("", f"{application.name} {application.status.lower()}" + (f" ({told})" if told else ""))

@@ -6,8 +6,8 @@ Refuses to know: what they mean together (`upgrade`), and how they were fetched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -64,6 +64,8 @@ class Side:
     reason: str
     head_ready: bool | None
     """None where the operator has not said."""
+    failure: str
+    """Why the operator cannot make or delete a pod (condition `ReplicaFailure`), or empty."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,23 @@ def service(item: Object) -> Service:
     )
 
 
+def beside(told: Service, clusters: Sequence[Object]) -> Service:
+    """The same, with what its RayClusters say of themselves.
+
+    KubeRay's copy in the RayService stays behind: it is written only where something else of the status changes too, so
+    that a cluster which comes up may have no workers, no head and no failure there for as long as it does not serve."""
+    known = {str(_map(item, "metadata").get("name")): _map(item, "status") for item in clusters}
+    return replace(told, active=_fresh(told.active, known), pending=_fresh(told.pending, known))
+
+
+def workers(side: Side, pods: Sequence[Pod]) -> tuple[int, int]:
+    """Ready and wanted: counted where pods are seen, else as the operator says."""
+    mine = [pod for pod in pods if pod.cluster == side.cluster and not pod.deleting]
+    seen = [pod for pod in mine if pod.node_type == "worker"]
+    ready = sum(pod.ready for pod in seen) if mine else side.workers_ready
+    return ready, max(side.workers_desired, len(seen))
+
+
 def pod(item: Object) -> Pod:
     """From a Pod object."""
     metadata, spec, status = _map(item, "metadata"), _map(item, "spec"), _map(item, "status")
@@ -224,9 +243,6 @@ def _side(status: Object) -> Side | None:
     name = str(status.get("rayClusterName") or "")
     if not name:
         return None
-    cluster = _map(status, "rayClusterStatus")
-    conditions = {str(c.get("type")): _condition(c) for c in _items(cluster, "conditions")}
-    head = conditions.get("HeadPodReady")
     return Side(
         cluster=name,
         applications=tuple(
@@ -237,12 +253,33 @@ def _side(status: Object) -> Side | None:
         target_capacity=_percent(status.get("targetCapacity")),
         traffic=_percent(status.get("trafficRoutedPercent")),
         moved_at=timestamp(status.get("lastTrafficMigratedTime")),
-        workers_ready=int(cluster.get("readyWorkerReplicas") or 0),
-        workers_desired=int(cluster.get("desiredWorkerReplicas") or 0),
-        state=str(cluster.get("state") or ""),
-        reason=str(cluster.get("reason") or ""),
-        head_ready=None if head is None else head.true,
+        **_cluster(_map(status, "rayClusterStatus")),
     )
+
+
+def _fresh(side: Side | None, known: Mapping[str, Object]) -> Side | None:
+    status = known.get(side.cluster) if side is not None else None
+    return replace(side, **_cluster(status)) if side is not None and status else side
+
+
+def _cluster(status: Object) -> dict[str, Any]:
+    """What a side has of its cluster's status."""
+    conditions = {str(c.get("type")): _condition(c) for c in _items(status, "conditions")}
+    head, failure = conditions.get("HeadPodReady"), conditions.get("ReplicaFailure")
+    return {
+        "workers_ready": int(status.get("readyWorkerReplicas") or 0),
+        "workers_desired": int(status.get("desiredWorkerReplicas") or 0),
+        "state": str(status.get("state") or ""),
+        "reason": str(status.get("reason") or ""),
+        "head_ready": None if head is None else head.true,
+        "failure": _failure(failure) if failure is not None and failure.true else "",
+    }
+
+
+def _failure(condition: Condition) -> str:
+    """KubeRay joins the reason and the error by a new line."""
+    told = [line for line in condition.message.splitlines() if line.strip() and line.strip() != condition.reason]
+    return " ".join(told) or condition.reason
 
 
 def _application(name: str, status: Object) -> Application:

@@ -7,7 +7,7 @@ means (`upgrade`), how it looks (`drawing`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -107,6 +107,8 @@ def take(connection: Connection, namespace: str, release: str | None, with_load:
     """Looks once. Only the RayService itself has to be visible."""
     service = find(connection, namespace, release)
     looking = _Looking()
+    clusters = _ray_clusters(connection, service, looking)
+    service = objects.beside(service, clusters)
     raw = looking.maybe(
         lambda: (
             connection.find(PODS, namespace, labels=f"{objects.CLUSTER_LABEL} in ({','.join(_clusters(service))})")
@@ -118,7 +120,7 @@ def take(connection: Connection, namespace: str, release: str | None, with_load:
     now = time.time()
     warnings = _warnings(connection, service, looking, now) if service.pending is not None else ()
     load = _load(connection, service, pods, looking) if with_load and pods else None
-    spec = looking.maybe(lambda: active_spec(connection, service)) if service.strategy == "None" else None
+    spec = _spec_of(service.active, clusters) if service.strategy == "None" else None
     outdated = spec is not None and not specs.same_cluster(service.cluster_config, spec)
     return Snapshot(
         at=now,
@@ -136,9 +138,30 @@ def active_spec(connection: Connection, service: objects.Service) -> objects.Obj
     """What the cluster that serves was made from."""
     if service.active is None:
         return None
-    cluster = connection.get(RAY_CLUSTERS, service.namespace, service.active.cluster)
-    spec = cluster.get("spec")
-    return spec if isinstance(spec, dict) else None
+    return _spec_of(service.active, [connection.get(RAY_CLUSTERS, service.namespace, service.active.cluster)])
+
+
+def _spec_of(side: objects.Side | None, clusters: Sequence[objects.Object]) -> objects.Object | None:
+    for cluster in clusters:
+        spec = cluster.get("spec")
+        if side is not None and cluster["metadata"]["name"] == side.cluster and isinstance(spec, dict):
+            return spec
+    return None
+
+
+def _ray_clusters(connection: Connection, service: objects.Service, looking: _Looking) -> list[objects.Object]:
+    """Those that are there: KubeRay names one before it makes it."""
+
+    def one(name: str) -> list[objects.Object]:
+        try:
+            return [connection.get(RAY_CLUSTERS, service.namespace, name)]
+        except Missing:
+            return []
+
+    found: list[objects.Object] = []
+    for name in _clusters(service):
+        found += looking.maybe(lambda name=name: one(name)) or []  # type: ignore[misc]
+    return found
 
 
 class _Looking:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from easel.kube.objects import Pod, Service, Side
+from easel.kube.objects import Pod, Service, Side, workers
 
 Kind = Literal["none", "start", "in place", "new cluster", "incremental", "rollback"]
 State = Literal["done", "running", "stalled", "failed", "suspended"]
@@ -127,7 +127,7 @@ def _unseen(service: Service, now: float) -> Upgrade:
         "stalled" if late else "running",
         "The change has not been taken up.",
         (waits,),
-        ("Is the operator alive? kubectl get deployments -A -l app.kubernetes.io/name=kuberay-operator",)
+        ("Is the operator alive? kubectl get deployments -A -l 'app.kubernetes.io/name in (kuberay-operator,kuberay)'",)
         if late
         else (),
         service.changed_at,
@@ -165,7 +165,8 @@ def _coming(
     waits, stalled, failed = [], False, False
     mine = [pod for pod in pods if pod.cluster == side.cluster and not pod.deleting]
     waits += [f"{told} (KubeRay cannot make a pod)" for told in events]
-    stalled |= bool(events)
+    waits += [f"{side.failure} (KubeRay cannot make a pod)"] if side.failure and not events else []
+    stalled |= bool(waits)
     for pod in mine:
         if pod.unschedulable:
             waits.append(f"a node for {pod.name}{_gpus(pod)}: {pod.unschedulable}")
@@ -173,10 +174,12 @@ def _coming(
         elif pod.stuck:
             waits.append(f"{pod.name}, which cannot start: {pod.stuck}")
             failed |= not pod.stuck.startswith("ErrImagePull")
-    if not waits and side.head_ready is not True and not any(p.node_type == "head" and p.ready for p in mine):
+    heads = [pod.ready for pod in mine if pod.node_type == "head"]
+    if not waits and not (any(heads) if heads else side.head_ready is True):
         waits.append(f"the head of {side.cluster}")
-    if not waits and side.workers_ready < side.workers_desired:
-        waits.append(f"workers of {side.cluster}: {side.workers_ready} of {side.workers_desired} are ready")
+    ready, wanted = workers(side, pods)
+    if not waits and ready < wanted:
+        waits.append(f"workers of {side.cluster}: {ready} of {wanted} are ready")
     told = [_spoken(*one) for one in _told(side) if one[1] not in (*SERVING, *SETTLED)]
     failed |= any(one[1] in BROKEN for one in _told(side))
     waits += told

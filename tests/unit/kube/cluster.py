@@ -16,6 +16,8 @@ Object = dict[str, Any]
 HERE = Path(__file__).parent / "written"
 ACTIVE, PENDING = "chat-easel-7kq2x", "chat-easel-p2wv8"
 NOW = timestamp("2026-11-24T04:10:00Z") or 0.0
+NOTHING_ASKED = {"desiredCPU": "0", "desiredGPU": "0", "desiredMemory": "0", "desiredTPU": "0", "head": {}}
+"""A rayClusterStatus of which nothing is known has these all the same."""
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
 
 
@@ -50,14 +52,15 @@ def upgrading(strategy: str = "NewCluster", since_s: float = 600, **pending: Any
     groups[0]["template"]["spec"]["containers"][0]["image"] = "registry.example/easel:0.2.0"
     told = "Both active and pending Ray clusters exist"
     condition(item, "UpgradeInProgress", "True", "BothActivePendingClustersExist", told, since_s)
-    cluster = {"desiredWorkerReplicas": 2, "state": ""}
+    cluster = {"desiredWorkerReplicas": 2, **NOTHING_ASKED}
     item["status"]["pendingServiceStatus"] = {"rayClusterName": PENDING, "rayClusterStatus": cluster, **pending}
     return item
 
 
 def cluster(name: str, spec: Object) -> Object:
     annotations = {"ray.io/kuberay-version": "v1.7.0"}
-    metadata = {"name": name, "namespace": "prod", "resourceVersion": "1", "annotations": annotations}
+    labels = {"ray.io/originated-from-cr-name": "chat-easel", "ray.io/originated-from-crd": "RayService"}
+    metadata = {"name": name, "namespace": "prod", "resourceVersion": "1", "annotations": annotations, "labels": labels}
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": copy.deepcopy(spec)}
 
 
@@ -74,7 +77,13 @@ def pod(name: str, of: str = ACTIVE, node_type: str = "worker") -> Object:
 def unscheduled(name: str, of: str = PENDING, since_s: float = 600) -> Object:
     item = pod(name, of)
     del item["spec"]["nodeName"]
-    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_GPU}
+    waits = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": NO_GPU,
+        "lastProbeTime": None,
+    }
     item["status"] = {"phase": "Pending", "conditions": [{**waits, "lastTransitionTime": before(since_s)}]}
     return item
 
@@ -83,8 +92,11 @@ def stuck(name: str, reason: str, message: str, of: str = PENDING) -> Object:
     item = pod(name, of)
     state = {"waiting": {"reason": reason, "message": message}}
     item["status"]["phase"] = "Pending"
-    item["status"]["conditions"][2]["status"] = "False"
-    item["status"]["containerStatuses"] = [{"name": "ray-worker", "ready": False, "restartCount": 0, "state": state}]
+    for ready in item["status"]["conditions"]:
+        if ready["type"] in ("Ready", "ContainersReady"):
+            ready |= {"status": "False", "reason": "ContainersNotReady"}
+    told = {"name": "ray-worker", "ready": False, "restartCount": 0, "started": False, "imageID": "", "lastState": {}}
+    item["status"]["containerStatuses"] = [{**told, "state": state}]
     return item
 
 
@@ -103,6 +115,6 @@ def operator(tag: str = "v1.7.0", ready: int = 1) -> Object:
     containers = [{"name": "kuberay-operator", "image": f"quay.example:5000/kuberay/operator:{tag}"}]
     return {
         "metadata": {"name": "kuberay-operator", "namespace": "kuberay", "labels": labels},
-        "spec": {"template": {"spec": {"containers": containers}}},
+        "spec": {"template": {"metadata": {"labels": labels}, "spec": {"containers": containers}}},
         "status": {"availableReplicas": ready},
     }

@@ -59,7 +59,7 @@ def test_status_shows_service_replicas_queue_upgrade_and_gpus(server: ApiServer,
     for told in (
         "prod/chat-easel  ready",
         "2 pods behind it; Ray 2.60.0",
-        f"{ACTIVE}: 2 of 2 workers ready",
+        f"{ACTIVE}: 1 of 2 workers ready",  # as its pods are, not as the RayService has it
         "easel running (engine healthy, ingress healthy)",
         "1 replicas",
         "5 of 8 busy",
