@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import hopper_product
+from easel.engine.native.kernels import hopper_down, hopper_product
 from easel.engine.native.kernels.groups import on_hopper
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
@@ -125,6 +125,16 @@ def _launch(
     most: int,
     gated: bool,
 ) -> None:
+    if (
+        isinstance(shape, HopperShape)
+        and not gated
+        and shape.shares
+        and hopper_down.fits(shape, tile, *matrix.words.shape[1:3])
+    ):
+        hopper_down.launch(
+            x, matrix.words, matrix.scales, matrix.factors, out, routing.tiles, routing.used, most, tile, shape
+        )
+        return
     if isinstance(shape, HopperShape):
         hopper_product.launch(
             x, matrix.words, matrix.scales, matrix.factors, out, routing.row, routing.tiles, routing.used, most, tile,

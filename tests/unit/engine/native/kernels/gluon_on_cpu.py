@@ -244,11 +244,18 @@ def language(machine: Machine) -> types.SimpleNamespace:
     )
 
 
+def _is_jitted(value: Any) -> bool:
+    return isinstance(getattr(value, "fn", None), types.FunctionType)
+
+
 class Kernel:
     """Stands in for a jitted function of a module: `Kernel(module, name)[grid](...)`."""
 
     def __init__(self, module: types.ModuleType, name: str) -> None:
         self._names, self._name = dict(vars(module)), name
+        for value in vars(module).values():  # what a function of another module calls there
+            if _is_jitted(value):
+                self._names = value.fn.__globals__ | self._names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def run(*arguments: Any, num_warps: int, maxnreg: int = 255, **constants: Any) -> None:
@@ -277,7 +284,7 @@ class Kernel:
         }
         scope: dict[str, Any] = {**self._names, **known}
         for name, value in self._names.items():
-            if hasattr(value, "fn") and isinstance(value.fn, types.FunctionType):
+            if _is_jitted(value):
                 scope[name] = types.FunctionType(value.fn.__code__, scope, name, value.fn.__defaults__)
             elif type(value).__name__ == "constexpr":
                 scope[name] = value.value
