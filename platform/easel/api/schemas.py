@@ -15,7 +15,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from easel.api import unsupported
-from easel.api.easel_options import Body, EaselOptions
+from easel.api.easel_options import AtLeastOne, Body, EaselOptions
 from easel.api.sampling_fields import MOST_CHAT_LOGPROBS, MOST_COMPLETION_LOGPROBS, SamplingBody
 from easel.errors import InvalidRequest
 
@@ -76,9 +76,9 @@ class GenerationBody(SamplingBody):
     """Only with `stream`."""
     stop: Stop | None = None
     """Up to 4 strings that end the answer; none of them is part of it."""
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: AtLeastOne | None = None
     """Answers for each prompt, 1 by default."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: AtLeastOne | None = None
     """Most tokens of an answer."""
     service_tier: str | None = None
     """`auto` and `default`: the model's default tier. `flex`: the same, behind your other requests; `priority`: before
@@ -115,7 +115,7 @@ class CompletionBody(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = None
     """The log-probability of each token of the answer, and of so many others there, from the distribution of the step
     that decided it."""
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: AtLeastOne | None = None
     """Only the value of `n`: every answer that is made is returned."""
 
 
@@ -178,7 +178,7 @@ class ChatBody(GenerationBody, ThinkingBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     """The chat so far."""
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: AtLeastOne | None = None
     """The newer name of `max_tokens`."""
     logprobs: bool | None = None
     """The log-probability of each token of the answer, from the distribution of the step that decided it."""
