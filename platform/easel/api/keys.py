@@ -54,7 +54,7 @@ class Key(KeyLimits):
     models: tuple[Name, ...] = ()
     """Names of the models that it may use. Empty: all."""
     max_priority: int = Field(0, ge=-10, le=10)
-    """Highest `easel.priority` that its requests may have."""
+    """Highest `easel.priority` that its requests may have; below 0, also what those have that ask for none."""
 
     @property
     def owner(self) -> str:
