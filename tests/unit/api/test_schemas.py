@@ -68,6 +68,13 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
         ({"max_completion_tokens": 5}, "max_completion_tokens", "Unknown parameter"),
         ({"zzz": 1}, "zzz", "Unknown parameter: 'zzz'."),
+        ({"~zzz": 1}, "~zzz", "Unknown parameter: '~zzz'."),
+        ({"easel": {"~tier": "fast"}}, "easel.~tier", "Did you mean 'easel.tier'?"),
+        ({"metadata": {"~": 1}}, "metadata.~", "Invalid type for 'metadata.~': expected a string"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata", f"Invalid key in 'metadata': '{'k' * 64}...' is too long."),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k", "string too long. Expected a string with maximum length 512"),
+        ({"metadata": dict.fromkeys("abcdefghijklmnopq", "")}, "metadata", "at most 16, but got 17 instead."),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "at most 300, but got 301 instead."),
     ],
 )
 def test_a_completion_that_does_not_fit_is_refused_by_path(body: dict[str, Any], param: str, text: str) -> None:
