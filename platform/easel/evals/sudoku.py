@@ -102,34 +102,32 @@ async def ask(
     began = time.perf_counter()
     try:
         response = await client.post("/v1/chat/completions", json=body)
-        if response.status_code == 400:
-            return Answer(band, puzzle, False, time.perf_counter() - began, error=_refusal(response))
-        response.raise_for_status()
+        seconds = time.perf_counter() - began
+        if not response.is_success:
+            return Answer(band, puzzle, False, seconds, error=_refusal(response))
         data = response.json()
-        text = data["choices"][0]["message"]["content"] or ""
-        usage = data["usage"]
-    except (httpx.HTTPError, ValueError, LookupError) as error:
+        text, usage = data["choices"][0]["message"]["content"] or "", data["usage"]
+        own = usage.get("easel") or {}
+        return Answer(
+            band,
+            puzzle,
+            solves(puzzle, text),
+            seconds,
+            steps=own.get("denoising_steps", 0),
+            canvases=own.get("canvases", 0),
+            tier=own.get("tier", ""),
+            stops=own.get("stops", {}),
+            tokens=usage["completion_tokens"],
+            text=text,
+        )
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         return Answer(band, puzzle, False, time.perf_counter() - began, error=f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - began
-    own = usage.get("easel") or {}
-    return Answer(
-        band,
-        puzzle,
-        solves(puzzle, text),
-        seconds,
-        steps=own.get("denoising_steps", 0),
-        canvases=own.get("canvases", 0),
-        tier=own.get("tier", ""),
-        stops=own.get("stops", {}),
-        tokens=usage["completion_tokens"],
-        text=text,
-    )
 
 
 def _refusal(response: httpx.Response) -> str:
     """What a refused request was told."""
     try:
-        return str(response.json()["error"]["message"])
+        return str(response.json()["error"]["message"] or f"HTTP {response.status_code}")
     except (ValueError, LookupError, TypeError):
         return f"HTTP {response.status_code}"
 
