@@ -159,6 +159,7 @@ async def test_a_chunked_body_without_a_length_is_cut_at_the_limit(checkpoint: P
         response = await e.client.post("/v1/completions", content=endless())
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
+    assert sent == 2100, "not a block more than it takes to see"
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 8000000", b"Transfer-Encoding: chunked"])
