@@ -59,6 +59,8 @@ class Delta:
     """It comes from a committed canvas."""
     tokens: int = 0
     """Of that canvas, those that count."""
+    steps: int = 0
+    """Denoising steps of that canvas."""
     progress: CanvasProgress | None = None
     """What moved on the canvas, where that is wanted. Such a delta has nothing else."""
     canvas: CanvasCommitted | None = None
@@ -112,7 +114,9 @@ async def run_choice(
                 before = answer.tokens
                 said = answer.add(event)
                 used = answer.tokens - before
-                delta = Delta(index, said.text, True, used, logprobs=said.logprobs, reasoning=said.reasoning)
+                delta = Delta(
+                    index, said.text, True, used, event.steps, logprobs=said.logprobs, reasoning=said.reasoning
+                )
                 if shown:
                     delta = replace(delta, canvas=replace(event, token_ids=event.token_ids[:used]))
                 if answer.stopped:
