@@ -14,7 +14,7 @@ from easel.api.cancelling import Halt, RunningCalls
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import NotReady
 from easel.protocol import CanvasCommitted, Event, GenerationRequest, Started
-from easel.telemetry.names import REQUESTS
+from easel.telemetry.names import REQUESTS, TENANT_REQUESTS
 from tests.unit.api.edge import CANVAS, Edge, EngineBackend, Stream, edge, served, spell, until
 from tests.unit.api.test_keys import sha256, write
 
@@ -108,6 +108,7 @@ async def test_what_has_not_begun_fails_with_a_status_of_its_own(checkpoint: Pat
         await until(lambda: backend.busy == 1)
         assert not running.done()
         assert e.recorder.total(REQUESTS, code="request_cancelled") == 1
+        assert e.recorder.total(TENANT_REQUESTS, outcome="gone") == 1
         await delete(e, "running")
         await running
     await backend.engine.stop()
