@@ -34,7 +34,8 @@ class EaselOptions(Body):
     canvas that was committed holds the answer's end. A request is refused only where not one denoising step a canvas
     fits."""
     queue_timeout_ms: Annotated[int, Field(ge=0, lt=INT64)] | None = None
-    """Milliseconds after which the request leaves the queue with 503, if it was not started by then."""
+    """Milliseconds after which the request leaves the queue with 503, if it was not started by then. 0: it starts at
+    once or not at all."""
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     """Among your own requests: each level is worth some seconds of earlier arrival. 0 by default."""
     tier: str | None = None
