@@ -372,6 +372,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def in_url(host: str) -> str:
+    """As it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def ensure_guarded(host: str, api: ApiSettings, setting: str) -> None:
     """Raises `ValueError` where the API would be open to others than this machine without keys and without a word."""
     if not is_loopback(host) and api.keys_file is None and not api.open_to_all:
