@@ -140,14 +140,16 @@ async def run(
     on_answer: Callable[[Answer], None] = lambda answer: None,
     client: httpx.AsyncClient | None = None,
     tier: str | None = None,
+    trust_env: bool = True,
 ) -> list[Answer]:
     """Ask every puzzle, at most `concurrency` at a time.
 
-    `url` is the service's root; `model` None takes the first that it serves, `tier` None its default. Raises
-    `httpx.HTTPError` when the service cannot be reached at all.
+    `url` is the service's root; `model` None takes the first that it serves, `tier` None its default; `trust_env`:
+    through a proxy that the environment names. Raises `httpx.HTTPError` when the service cannot be reached at all.
     """
     gate = asyncio.Semaphore(concurrency)
-    async with client or httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(600.0, connect=10.0)) as http:
+    timeout = httpx.Timeout(600.0, connect=10.0)
+    async with client or httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=trust_env) as http:
         if model is None:
             listed = await http.get("/v1/models")
             listed.raise_for_status()
