@@ -95,6 +95,8 @@ def test_a_folder_of_ones_own(hub: Hub, tmp_path: Path) -> None:
     code, output = pull(hub, tmp_path, "owner/model", "--revision", "v1", "--to", str(to))
     assert code == 0, output
     assert is_whole(to, hub)
+    asked = [path for _, path, _ in hub.asked if path.startswith("/api/") and path.endswith("/v1")]
+    assert len(asked) == 1, "where a tag or branch is, is asked once: it may move on meanwhile"
     assert not list((tmp_path / "hub").rglob("*.safetensors"))
     (to / SOME[0]).write_bytes(b"?" * SIZE)  # of the right size
     sent = hub.sent
