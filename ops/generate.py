@@ -146,7 +146,7 @@ def errors() -> str:
     lines += [
         'Every error has the body `{"error": {"message", "type", "param", "code"}}`; inside a stream it is an event,',
         "after which the stream ends without `[DONE]`. *Retry* says whether the same request may succeed later; where",
-        "it does not, `x-should-retry: false` tells the SDKs so.",
+        "it does not, `x-should-retry: false` on a 5xx, which SDKs would try again by themselves, tells them so.",
         "",
         "| HTTP | code | type | retry | class | when |",
         "|---|---|---|---|---|---|",

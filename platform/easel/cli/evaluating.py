@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -75,6 +76,7 @@ def _with_progress(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from easel.evals import sudoku as suite
+    from easel.settings import is_loopback
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = 0
@@ -86,7 +88,8 @@ def _with_progress(
             solved += answer.solved
             progress.update(task, advance=1, description=f"solved {solved}")
 
-        return asyncio.run(suite.run(url, model, limit, concurrency, seen, tier=tier))
+        elsewhere = not is_loopback(urlsplit(url).hostname or "")  # a proxy is for other hosts than this one
+        return asyncio.run(suite.run(url, model, limit, concurrency, seen, tier=tier, trust_env=elsewhere))
 
 
 def _print(answers: list[Answer]) -> None:

@@ -32,7 +32,7 @@ import psutil
 
 from easel.errors import ConfigurationError, InternalError, NotReady
 from easel.rayserve import haproxy, loopback, processes
-from easel.settings import ServeSettings
+from easel.settings import ServeSettings, in_url
 
 FREE_FROM, FREE_TO = 20_000, 30_000
 """Where free ports are looked for: below the range from which kernels give ports to outgoing connections, so that
@@ -100,8 +100,7 @@ class Session:
     @property
     def url(self) -> str:
         """The API, as a program on this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.ports.api}"
+        return f"http://{in_url({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(self.host, self.host))}:{self.ports.api}"
 
     @property
     def proxy_host(self) -> str:

@@ -12,8 +12,8 @@ from easel.evals import sudoku
 from easel.evals.sudoku import Answer
 
 RUN = CliRunner()
-ASKED: list[str | None] = []
-"""Tiers, in the order of the runs."""
+ASKED: list[tuple[str | None, bool]] = []
+"""Tiers, and whether a proxy of the environment was let in between, in the order of the runs."""
 
 
 async def asked(
@@ -23,10 +23,11 @@ async def asked(
     concurrency: int,
     on_answer: sudoku.Callable[[Answer], None],
     tier: str | None,
+    trust_env: bool,
 ) -> list[Answer]:
     """One solved and one failed puzzle; the rest of the suite is tested where it lives."""
     assert tier in (None, "fast")
-    ASKED.append(tier)
+    ASKED.append((tier, trust_env))
     answers = [
         Answer("45-60", "1" * 81, True, 0.25, steps=2, canvases=1, tokens=89),
         Answer("24-31", "2" * 81, False, 0.5, error="HTTPStatusError: 503"),
@@ -48,10 +49,21 @@ def test_prints_a_line_a_band_and_fails_when_a_request_did(monkeypatch: pytest.M
 def test_json_is_all_there_is_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sudoku, "run", asked)
     done = RUN.invoke(cli.app, ["eval", "sudoku", "--json", "--tier", "fast"])
-    assert ASKED[-1] == "fast"
+    assert ASKED[-1][0] == "fast"
     data = json.loads(done.stdout)
     assert [band["solve_rate"] for band in data["bands"]] == [1.0, 0.0]
     assert data["answers"][1]["error"].startswith("HTTPStatusError")
+
+
+@pytest.mark.parametrize(
+    ("url", "through"), [("http://127.0.0.1:8000", False), ("http://[::1]:8000", False), ("http://easel.test", True)]
+)
+def test_a_proxy_of_the_environment_is_for_other_hosts(
+    monkeypatch: pytest.MonkeyPatch, url: str, through: bool
+) -> None:
+    monkeypatch.setattr(sudoku, "run", asked)
+    RUN.invoke(cli.app, ["eval", "sudoku", "--url", url])
+    assert ASKED[-1][1] is through
 
 
 def test_a_service_that_is_not_there_is_one_sentence() -> None:

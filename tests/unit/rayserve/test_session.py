@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,12 @@ def test_serves_own_proxy_gets_the_host_and_haproxy_keeps_replicas_on_loopback()
     assert fronted.proxy_host == "127.0.0.1"
     assert fronted.environment()["EASEL_HAPROXY_FRONTEND"] == f"0.0.0.0:{fronted.ports.api}"
     assert fronted.url == f"http://127.0.0.1:{fronted.ports.api}"
+
+
+def test_where_the_api_is_reached_is_an_address_for_ipv6_too() -> None:
+    one = session.create(local())
+    for host, there in (("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]"), ("localhost", "localhost")):
+        assert replace(one, host=host).url == f"http://{there}:{one.ports.api}"
 
 
 def test_sweeps_what_is_dead_and_leaves_what_lives(root: Path) -> None:
