@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -141,15 +142,19 @@ async def run(
     client: httpx.AsyncClient | None = None,
     tier: str | None = None,
     trust_env: bool = True,
+    api_key: str | None = None,
 ) -> list[Answer]:
     """Ask every puzzle, at most `concurrency` at a time.
 
     `url` is the service's root; `model` None takes the first that it serves, `tier` None its default; `trust_env`:
-    through a proxy that the environment names. Raises `httpx.HTTPError` when the service cannot be reached at all.
+    through a proxy that the environment names; `api_key` is sent where it is given. Raises `httpx.HTTPError` when the
+    service cannot be reached at all.
     """
     gate = asyncio.Semaphore(concurrency)
     timeout = httpx.Timeout(600.0, connect=10.0)
-    async with client or httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=trust_env) as http:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    new = partial(httpx.AsyncClient, base_url=url, timeout=timeout, trust_env=trust_env, headers=headers)
+    async with client or new() as http:
         if model is None:
             listed = await http.get("/v1/models")
             listed.raise_for_status()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +27,7 @@ async def asked(
     on_answer: sudoku.Callable[[Answer], None],
     tier: str | None,
     trust_env: bool,
+    api_key: str | None,
 ) -> list[Answer]:
     """One solved and one failed puzzle; the rest of the suite is tested where it lives."""
     assert tier in (None, "fast")
@@ -71,3 +75,46 @@ def test_a_service_that_is_not_there_is_one_sentence() -> None:
     assert done.exit_code == 1
     assert "no answer to GET http://127.0.0.1:9/v1/models" in done.output
     assert "Traceback" not in done.output
+
+
+class Keyed(BaseHTTPRequestHandler):
+    """A service that answers whoever has its key."""
+
+    def do_GET(self) -> None:
+        self._answer({"data": [{"id": "m"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer({"error": {"message": "no puzzle of mine"}}, 400)
+
+    def _answer(self, body: object, status: int = 200) -> None:
+        known = self.headers["authorization"] == "Bearer sesame"
+        content = json.dumps(body if known else {"error": {"message": "Incorrect API key."}}).encode()
+        self.send_response(status if known else 401)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def keyed() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Keyed)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+def test_a_key_opens_a_service_that_asks_for_one(keyed: str) -> None:
+    told = ["eval", "sudoku", "--limit", "1", "--url", keyed]
+    refused = RUN.invoke(cli.app, told)
+    assert "no answer to GET" in refused.output
+    assert "401" in refused.output
+    for given, variables in ((["--api-key", "sesame"], {}), ([], {"EASEL_API_KEY": "sesame"})):
+        asked = RUN.invoke(cli.app, [*told, *given], env=variables)
+        assert "3 requests failed; the first: no puzzle of mine" in asked.output
