@@ -28,11 +28,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from record import Record
 from serving import MACHINE, Local, serving
-from session_watch import cores_used, cpu_seconds, idle_cores, members, running
+from session_watch import cores_used, cpu_seconds, idle_cores, members, running, wait_for
 from streams import Answer, Clients, Load, forced, gaps_between, percentile, summary, tokens_between
 
 SECTIONS = ("streams", "kill", "long", "sudoku")
@@ -49,8 +50,9 @@ class GpuMemory:
 
     def __init__(self) -> None:
         query = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits", "-lms", "200"]
+        self._said = TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads is full after minutes
         try:
-            self._process: subprocess.Popen[str] | None = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+            self._process: subprocess.Popen[str] | None = subprocess.Popen(query, stdout=self._said, text=True)
         except OSError:
             self._process = None
 
@@ -59,8 +61,10 @@ class GpuMemory:
         if self._process is None or self._process.poll() is not None:
             return {}
         self._process.terminate()
+        self._process.wait()
+        self._said.seek(0)
         peaks: dict[str, int] = {}
-        for line in self._process.communicate()[0].splitlines():
+        for line in self._said:
             index, _, used = line.partition(",")
             if used.strip().isdigit():
                 peaks[index.strip()] = max(peaks.get(index.strip(), 0), int(used))
@@ -171,18 +175,6 @@ def measure_kill(args: argparse.Namespace, local: Local) -> dict[str, Any]:
         },
         "all": summary(answers, killed, until),
     }
-
-
-def wait_for(condition: Any, deadline: float) -> float | None:
-    """When it held; None where it did not in time. Serve's account may be away for a moment."""
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return time.monotonic()
-        except Exception as error:  # the dashboard is busy: asked again
-            print(f"not known: {error}", file=sys.stderr)
-        time.sleep(0.1)
-    return None
 
 
 def as_fast_again(answers: list[Answer], since: float, until: float, before: float, window_s: float = 4.0) -> Any:

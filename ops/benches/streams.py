@@ -3,8 +3,9 @@
     .venv/bin/python ops/benches/streams.py --url http://127.0.0.1:8000/v1 --streams 8 --seconds 30 --steps 16
 
 Works against any OpenAI API: without `--steps` and `--extra` only fields that `vllm serve` has too are sent, with
-`--chunk-tokens` saying what a chunk is. Clients are processes of their own, so that the SDK does not hold up what is
-measured; prompts are random token ids, no two alike, so that no prefix cache helps.
+`--chunk-tokens` saying what a chunk is, and `--no-seed` where it serves diffusion, for which it takes none. Clients are
+processes of their own, so that the SDK does not hold up what is measured; prompts are random token ids, no two alike,
+so that no prefix cache helps.
 
 Tokens of an answer (its `usage`) are spread evenly over its chunks, and those of a chunk over the time since the one
 before (since the request was sent, for the first): eight canvases that end together at a window's edge would otherwise
@@ -285,6 +286,7 @@ def main() -> None:
     parser.add_argument("--token-ids", type=int, nargs=2, default=(1000, 60_000), metavar=("FROM", "TO"))
     parser.add_argument("--steps", type=int, help="Easel only: so many denoising steps for each canvas")
     parser.add_argument("--extra", type=json.loads, default={}, help="more fields of the body, as JSON")
+    parser.add_argument("--no-seed", action="store_true", help="send no request a seed")
     parser.add_argument("--chunk-tokens", type=int, default=256, help="of a chunk whose answer broke")
     args = parser.parse_args()
     load = Load(
@@ -297,6 +299,7 @@ def main() -> None:
         token_ids=tuple(args.token_ids),
         extra=(forced(args.steps) if args.steps else {"ignore_eos": True}) | args.extra,
         most_requests=args.requests,
+        seeded=not args.no_seed,
     )
     answers, began = run(load)
     found = summary(answers, began + args.warm, began + args.warm + args.seconds, args.chunk_tokens)
