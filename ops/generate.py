@@ -56,7 +56,8 @@ def configuration() -> str:
 
 
 def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
-    """(path prefix, default values) for every part of the tree that has settings of its own."""
+    """(path prefix, default values) for every part of the tree that has settings of its own, those that are not there
+    by default too."""
     parts = {name: getattr(model, name) for name in type(model).model_fields}
     if any(not is_part(part) for part in parts.values()):
         yield path, model
@@ -65,6 +66,14 @@ def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
             yield from sections(type(next(iter(part.values())))(), f"{path}{name}.KEY.")
         elif isinstance(part, BaseModel):
             yield from sections(part, f"{path}{name}.")
+        elif part is None and (block := optional_block(type(model).model_fields[name].annotation)):
+            yield from sections(block(), f"{path}{name}.")
+
+
+def optional_block(annotation: Any) -> type[BaseModel] | None:
+    """The block in `Block | None`."""
+    classes = filter(inspect.isclass, typing.get_args(annotation))
+    return next((one for one in classes if issubclass(one, BaseModel)), None)
 
 
 def is_part(value: Any) -> bool:
@@ -95,6 +104,8 @@ def spoken(annotation: Any) -> str:
         return f"{spoken(args[1])} by {spoken(args[0])}"
     if origin is typing.Annotated:
         return spoken(args[0])
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "a block, below,"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
         getattr(annotation, "__name__", ""), str(annotation)
     )
