@@ -41,7 +41,8 @@ def configuration() -> str:
     lines += [
         "One YAML file, read by `easel serve --config FILE` and checked by `easel check FILE` before anything starts.",
         "Unknown keys are errors. *Restart* means that replicas are replaced when the value changes, *Live* that they",
-        "take it up while they run.",
+        "take it up while they run: where a running Serve is given another configuration, as by `helm upgrade`.",
+        "`easel serve` reads its file when it starts and not again.",
         "",
     ]
     for path, model in sections(ServeSettings(), ""):
