@@ -1,7 +1,7 @@
 """Writes every file that is generated from code: `make gen`. The tests compare what is committed with what this makes.
 
-A generated page has one source: settings.py, telemetry/names.py, errors.py or, for the chart, ops/chart/values.py.
-Nothing is edited by hand below the line that says so.
+A generated page has one source: settings.py, telemetry/names.py, errors.py, the packages' metadata or, for the chart,
+ops/chart/values.py. Nothing is edited by hand below the line that says so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ops.chart.carried import carried  # noqa: E402
 from ops.chart.pages import readme, values_yaml  # noqa: E402
 from ops.chart.schema import schema  # noqa: E402
 from ops.engines_page import engines_page  # noqa: E402
+from ops.licences import page as licences  # noqa: E402
 
 
 def header(title: str, source: str) -> list[str]:
@@ -199,6 +200,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics,
     "docs/errors.md": errors,
     "docs/engines.md": engines_page,
+    "docs/operators/licences.md": licences,
     "deployments/local/serve.yaml": local_serve_config,
     "deployments/gpu-host/serve.yaml": gpu_host_serve_config,
     "helm/easel/values.yaml": values_yaml,
