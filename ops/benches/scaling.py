@@ -324,6 +324,8 @@ def main() -> None:
         parser.error("--checkpoint: the fake engine makes its own")
     setup = {key: value for key, value in vars(args).items() if key not in ("out", "sections")}
     record = Record(args.out, MACHINE, setup=setup)
+    if args.engine == "native" and max(args.replicas) > (cards := len(record.found["gpus"])):
+        parser.error(f"--replicas: {max(args.replicas)}, and nvidia-smi tells of {cards} GPUs")
     if "rates" in wanted:
         measure_rates(args, record)
     for name, measure in (("cost", measure_cost), ("autoscaling", measure_autoscaling), ("kill", measure_kill)):

@@ -1,7 +1,7 @@
 """The whole service on one GPU, as its clients meet it: `easel serve` with both tiers, and openai-SDK streams.
 
     PYTHONPATH=platform:ops python ops/benches/service_h100.py --checkpoint DIR --out results.json
-    PYTHONPATH=platform:ops python ops/benches/service_h100.py --peer http://127.0.0.1:8001/v1 --model NAME \\
+    PYTHONPATH=platform:ops python ops/benches/service_h100.py --peer http://127.0.0.1:8001/v1 --model peer \\
         --sections streams --out peer.json
 
 Sections, each written to `--out` as soon as it is done, each with a time limit of its own:
@@ -11,8 +11,9 @@ Sections, each written to `--out` as soon as it is done, each with a time limit 
     long     a prompt of 30,000 tokens arrives among 8 streams; what is between their canvases with it and without
     sudoku   the embedded checkpoint: held-out puzzles, 32 at once
 
-`--peer` asks a server that runs elsewhere (`vllm serve`), of which only `streams` can be measured. Steps a canvas are
-then that server's own business: give it the same cap, and see `steps_a_canvas` and `chunks`. `--engine fake` tries the
+`--peer` asks a server that runs elsewhere (`peers/vllm_serve.py`), of which only `streams` can be measured, and ends at
+once where it refuses the first request. Steps a canvas are then that server's own business: give it the same cap, and
+see `steps_a_canvas` and `chunks`; of one that streams token by token, `--chunk-tokens 1`. `--engine fake` tries the
 script where there is no GPU.
 """
 
@@ -34,7 +35,7 @@ from typing import Any
 from record import Record
 from serving import MACHINE, Local, serving
 from session_watch import cores_used, cpu_seconds, idle_cores, members, running, wait_for
-from streams import Answer, Clients, Load, forced, gaps_between, percentile, summary, tokens_between
+from streams import Answer, Clients, Load, forced, gaps_between, percentile, run, summary, tokens_between
 
 SECTIONS = ("streams", "kill", "long", "sudoku")
 LIMITS_S = {"streams": 420.0, "kill": 420.0, "long": 300.0, "sudoku": 300.0}
@@ -286,6 +287,9 @@ def main() -> None:
     record = Record(args.out, MACHINE, setup=setup)
 
     if args.peer:
+        (first,), _ = run(replace(load_of(args, args.peer, 1, 1.0), most_requests=1))
+        if first.error:
+            raise SystemExit(f"--peer: {args.peer} answers {first.error}: {first.said}")
         record.section("streams", LIMITS_S["streams"], lambda: measure_streams(args, args.peer, None))
         return
 

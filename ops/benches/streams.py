@@ -75,6 +75,8 @@ class Answer:
     steps: int | None = None
     error: str = ""
     """The code of its error, or what broke. Empty: it was answered."""
+    said: str = ""
+    """Of an error, the server's words."""
 
 
 class Clients:
@@ -196,7 +198,7 @@ async def one(client: Any, load: Load, seed: int) -> Answer:
                 own = (part.usage.model_extra or {}).get("easel") or {}
                 answer.canvases, answer.steps = own.get("canvases"), own.get("denoising_steps")
     except openai.APIError as error:
-        answer.error = str(error.code or type(error).__name__)
+        answer.error, answer.said = str(error.code or type(error).__name__), str(error)[:300]
     except httpx.HTTPError as error:
         answer.error = type(error).__name__
     answer.ended = time.monotonic()
@@ -264,6 +266,7 @@ def summary(answers: list[Answer], start: float, end: float, chunk_tokens: int =
         "steps_a_canvas": round(sum(a.steps or 0 for a in whole) / canvases, 2) if canvases else None,
         "asked": len(seen),
         "failed": dict(Counter(answer.error for answer in failed)),
+        "first_error": next((answer.said for answer in failed if answer.said), None),
         "failed_before_any_text": sum(not answer.chunks for answer in failed),
     }
 
