@@ -7,7 +7,6 @@ know: what the API calls these fields, and whether there is a seat.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import TypeVar
 
 from easel.engine.native.config import GenerationDefaults, ModelConfig
@@ -19,6 +18,9 @@ from easel.protocol import MOST_BIASED, GenerationRequest
 MOST_LOGPROBS = 64
 MOST_STOPS = 64
 """Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
+
+MOST_BIAS = 1e4
+"""Of one token's bias or penalty, either way. More does nothing else, and much more is infinite in fp32."""
 
 _T = TypeVar("_T")
 
@@ -132,8 +134,10 @@ class RuleBook:
             ("top_p", 0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
             ("min_p", 0.0 <= sampling.min_p <= 1.0, "from 0 to 1"),
             ("top_k", sampling.top_k >= 0, "from 0"),
-            ("presence_penalty", isfinite(sampling.presence_penalty), "a finite number"),
-            ("frequency_penalty", isfinite(sampling.frequency_penalty), "a finite number"),
+            *((name, all(abs(value) <= MOST_BIAS for value in values), f"from -{MOST_BIAS:g} to {MOST_BIAS:g}")
+              for name, values in (("presence_penalty", [sampling.presence_penalty]),
+                                   ("frequency_penalty", [sampling.frequency_penalty]),
+                                   ("logit_bias", [bias for _, bias in sampling.logit_bias]))),
             ("logprobs", sampling.logprobs is None or 0 <= sampling.logprobs <= self._most_logprobs,
              f"from 0 to {self._most_logprobs}"),
             ("progress_hz", hertz is None or hertz > 0.0, "above 0"),

@@ -19,6 +19,12 @@ import torch
 
 from easel.engine.native.noise import Draws
 
+LEAST_TEMPERATURE = 1e-4
+"""Below, a draw is the argmax: chances are to the power of 1 / temperature, of which fp32 holds no more (a GPU's masses
+are 0.2 % off, which 2e-5 makes an infinite weight)."""
+LEAST_TOP_P = 1e-9
+"""Below, nothing would be left in fp32; this much leaves the likeliest token."""
+
 
 def schedule(t_min: float, t_max: float, step: int, steps: int) -> float:
     """The temperature of denoising step `step` (from 1) of at most `steps`."""
