@@ -50,12 +50,15 @@ class RuleBook:
         rules = self._rules(request, step_cap)
         sequence = Sequence(request, rules, arrived_at, order)
         total = len(request.prompt) + request.max_tokens
-        fits = kv is None or kv.fits(sequence.most_encoded(), self.most_written)
-        if total > self.context_tokens or not fits:
+        asked = f"The prompt has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}: "
+        if total > self.context_tokens:
             raise ContextLengthExceeded(
-                f"The prompt has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}: {total} in all, "
-                f"and the context holds {self.context_tokens}.",
-                param="max_tokens",
+                f"{asked}{total} in all, and the context holds {self.context_tokens}.", param="max_tokens"
+            )
+        most = sequence.most_encoded()
+        if kv is not None and not kv.fits(most, self.most_written):
+            raise ContextLengthExceeded(
+                f"{asked}{most} are kept for the last canvas, and the KV cache holds {kv.tokens}.", param="max_tokens"
             )
         return sequence
 

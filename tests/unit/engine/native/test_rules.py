@@ -77,9 +77,10 @@ def test_says_what_it_does_not_support(native: Native, param: str, fields: dict[
 
 
 def test_refuses_what_the_context_or_the_cache_cannot_hold(native: Native) -> None:
-    for fields in ({"max_tokens": 199}, {"blocks": 2}):
-        with pytest.raises(ContextLengthExceeded, match="200"):
-            _sequence(native, **fields)
+    with pytest.raises(ContextLengthExceeded, match=r"201 in all, and the context holds 200\.$"):
+        _sequence(native, max_tokens=199)
+    with pytest.raises(ContextLengthExceeded, match=r"10 are kept for the last canvas, and the KV cache holds 8\.$"):
+        _sequence(native, blocks=2)
     assert _sequence(native, max_tokens=198).request.max_tokens == 198
     assert _sequence(native, prompt=(5,) * 8, max_tokens=8, blocks=2), "the last canvas needs no blocks"
 
