@@ -39,11 +39,16 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     """A runner for up to `slots` canvases of sequences of up to `context` tokens, `most_written` written in a step.
 
     A step takes every canvas and one round of prefill in one forward; more is taken in several.
-    Raises `ConfigurationError` for another type than bf16, and for a temperature schedule that the vocabulary end
-    cannot hold.
+    Raises `ConfigurationError` for another type than bf16, for canvases longer than a group, and for a temperature
+    schedule that the vocabulary end cannot hold.
     """
     if weights.embedding.dtype != torch.bfloat16:
         raise ConfigurationError("dtype: quantised experts run in bfloat16 on a GPU", param="dtype")
+    if config.canvas_length > GROUP_ROWS:
+        raise ConfigurationError(
+            f"canvas_length: {config.canvas_length} positions, and on a GPU a canvas has {GROUP_ROWS} at the most",
+            param="canvas_length",
+        )
     if 2 * config.softcap > MOST_SPREAD * min(defaults.t_min, defaults.t_max):
         raise ConfigurationError(
             f"t_min: {defaults.t_min} with a softcap of {config.softcap}: masses of tokens would not fit their range",

@@ -6,6 +6,7 @@ embedding. So a state that is lost, mixed up or taken from another shows in the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +175,26 @@ def test_warming_up_touches_nobodys_state(runner: CudaRunner) -> None:
 def test_as_many_graphs_are_captured_as_memory_is_kept_for(runner: CudaRunner) -> None:
     runner.capture()
     assert runner.graphs == len(runner._forwards) + len(runner._ends) == 2 * 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("param", "dtype", "canvas", "coldest"),
+    [
+        ("dtype", torch.float32, 256, 0.4),
+        ("canvas_length", torch.bfloat16, 257, 0.4),
+        ("t_min", torch.bfloat16, 256, 0.1),
+    ],
+)
+def test_what_the_kernels_cannot_hold_is_refused_at_the_start(
+    checkpoint: Path, param: str, dtype: torch.dtype, canvas: int, coldest: float
+) -> None:
+    config = replace(read_model_config(checkpoint), canvas_length=canvas)
+    weights: Any = SimpleNamespace(embedding=torch.zeros(1, dtype=dtype))
+    with pytest.raises(ConfigurationError, match=param) as refused:
+        cuda_assembly.build_runner(
+            config, weights, GenerationDefaults(t_min=coldest), KvCache(1, 1, 8, 10), PhiloxNoise(), 1, 256, 64
+        )
+    assert refused.value.param == param
 
 
 def sized(
