@@ -24,6 +24,7 @@ from easel.engine.native.sequence import Sequence, StepResult
 from easel.errors import DeadlineExceeded, EaselError
 from easel.protocol import CanvasCommitted, CanvasStop, Event, FinishReason, GenerationRequest, Started, TokenLogprob
 
+TOO_LATE = "The deadline came before the first denoising step."
 CHOICE_STRIDE = 0x9E3779B97F4A7C15
 """Parts the seeds of a prompt's choices. Choice 0 has the request's own."""
 
@@ -89,7 +90,7 @@ def decode(
         try:
             watch.look()
             if time.time() >= sequence.rules.bounded_at:
-                raise DeadlineExceeded("The deadline came before the first denoising step.")
+                raise DeadlineExceeded(TOO_LATE)
             watch.step_began = time.time()
             model.generate(
                 prompt, logits_processor=LogitsProcessorList([watch]), streamer=watch, **generate_options(sequence)
