@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.engine.native.assembly import cores, device_of, dtype_of
 from easel.engine.native.config import read_generation_defaults, read_model_config
 from easel.engine.native.mailbox import Mailbox
@@ -154,10 +155,7 @@ class ReferenceEngine:
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. There is one slot and prompts are encoded whole, so only the bound on steps changes
         anything; the others are checked."""
-        for name in ("slots", "prefill_tokens_per_step", "max_denoising_steps"):
-            value = getattr(limits, name)
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        ensure_possible(limits)
         if limits.max_denoising_steps is not None:
             self._step_cap = limits.max_denoising_steps
 

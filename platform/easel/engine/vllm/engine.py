@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.engine.native.config import read_generation_defaults, read_model_config
 from easel.engine.native.mailbox import Mailbox
 from easel.engine.native.rules import RuleBook
@@ -141,10 +142,7 @@ class VllmEngine:
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. Slots go up to what vLLM started with; its prefill budget cannot be changed, so another
         than the one it started with is refused."""
-        for name in ("slots", "prefill_tokens_per_step", "max_denoising_steps"):
-            value = getattr(limits, name)
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        ensure_possible(limits)
         most, budget = self._settings.slots, self._settings.prefill_tokens_per_step
         if limits.slots is not None and limits.slots > most:
             raise InvalidRequest(f"slots: {limits.slots} is above {most}, what vLLM started with", param="slots")
