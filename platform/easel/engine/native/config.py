@@ -67,14 +67,12 @@ class VisionConfig:
     positions: int
     standardize: bool
     clipped: bool
-    attention_bias: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How routed experts are stored. Everything else is stored as it is."""
+    """How routed experts are stored, in NVFP4. Everything else is stored as it is."""
 
-    format: Literal["nvfp4"]
     group: int = 16
     layout: Literal["modelopt", "compressed-tensors"] = "modelopt"
     """Whose names the tensors have, and whether the global scale multiplies or divides."""
@@ -312,7 +310,6 @@ def _vision(top: _Reader) -> VisionConfig:
         positions=vision.count("position_embedding_size", 10_240),
         standardize=bool(vision.data.get("standardize", False)),
         clipped=bool(vision.data.get("use_clipped_linears", False)),
-        attention_bias=bool(vision.data.get("attention_bias", False)),
     )
 
 
@@ -328,7 +325,7 @@ def _quantisation(inline: Any, beside: Mapping[str, Any] | None, where: str) -> 
             return _compressed_tensors(entry)
     entry.among("quant_algo", ("NVFP4",))
     entry.among("group_size", (16,), 16)
-    return Quantisation("nvfp4")
+    return Quantisation()
 
 
 def _compressed_tensors(entry: _Reader) -> Quantisation:
@@ -342,9 +339,7 @@ def _compressed_tensors(entry: _Reader) -> Quantisation:
     weights = group.section("weights")
     for key, value in {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group"}.items():
         weights.among(key, (value,))
-    return Quantisation(
-        "nvfp4", layout="compressed-tensors", input_scales=group.data.get("input_activations") is not None
-    )
+    return Quantisation(layout="compressed-tensors", input_scales=group.data.get("input_activations") is not None)
 
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:

@@ -13,11 +13,9 @@ from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.sequence import Rules, Sequence
 from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from easel.protocol import MOST_BIASED, GenerationRequest
+from easel.protocol import MOST_BIASED, MOST_STOPS, GenerationRequest
 
 MOST_LOGPROBS = 64
-MOST_STOPS = 64
-"""Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
 
 MOST_BIAS = 1e4
 """Of one token's bias or penalty, either way. More does nothing else, and much more is infinite in fp32."""

@@ -145,11 +145,11 @@ def test_quantisation_is_read_from_either_place() -> None:
 def test_compressed_tensors_is_read_with_and_without_scales_for_activations() -> None:
     both = _compressed()
     assert model_config(_data() | {"quantization_config": both}).quantisation == Quantisation(
-        "nvfp4", 16, "compressed-tensors", input_scales=True
+        16, "compressed-tensors", input_scales=True
     )
     both["config_groups"]["group_0"]["input_activations"] = None
     only_weights = model_config(_data() | {"quantization_config": both}).quantisation
-    assert only_weights == Quantisation("nvfp4", 16, "compressed-tensors", input_scales=False)
+    assert only_weights == Quantisation(16, "compressed-tensors", input_scales=False)
 
 
 def test_generation_defaults_come_from_the_file_and_else_from_the_reference() -> None:
