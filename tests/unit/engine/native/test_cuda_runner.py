@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("triton")
 
 from easel.engine.native import cuda_assembly
-from easel.engine.native.config import GenerationDefaults, read_model_config
+from easel.engine.native.config import GenerationDefaults, LayerConfig, read_model_config
 from easel.engine.native.cuda_runner import CudaRunner
 from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.controls import Controls
@@ -178,21 +178,26 @@ def test_as_many_graphs_are_captured_as_memory_is_kept_for(runner: CudaRunner) -
 
 
 @pytest.mark.parametrize(
-    ("param", "dtype", "canvas", "coldest"),
+    ("param", "changes"),
     [
-        ("dtype", torch.float32, 256, 0.4),
-        ("canvas_length", torch.bfloat16, 257, 0.4),
-        ("t_min", torch.bfloat16, 256, 0.1),
+        ("canvas_length", {"canvas_length": 257}),
+        ("hidden_size", {"hidden": 36}),
+        ("num_experts", {"experts": 6}),
+        ("head_dim", {"layers": (LayerConfig(0, "full", 24, 1),)}),
+        ("head_dim", {"layers": (LayerConfig(0, "full", 8, 1),)}),
+        ("t_min", {"softcap": 31.0}),
+        ("dtype", {}),
     ],
 )
 def test_what_the_kernels_cannot_hold_is_refused_at_the_start(
-    checkpoint: Path, param: str, dtype: torch.dtype, canvas: int, coldest: float
+    checkpoint: Path, param: str, changes: dict[str, Any]
 ) -> None:
-    config = replace(read_model_config(checkpoint), canvas_length=canvas)
-    weights: Any = SimpleNamespace(embedding=torch.zeros(1, dtype=dtype))
-    with pytest.raises(ConfigurationError, match=param) as refused:
+    heads = (LayerConfig(0, "sliding", 16, 2), LayerConfig(1, "full", 32, 1))
+    config = replace(read_model_config(checkpoint), **({"layers": heads} | changes))
+    weights: Any = SimpleNamespace(embedding=torch.zeros(1, dtype=torch.bfloat16 if changes else torch.float32))
+    with pytest.raises(ConfigurationError, match=f"^{param}: ") as refused:
         cuda_assembly.build_runner(
-            config, weights, GenerationDefaults(t_min=coldest), KvCache(1, 1, 8, 10), PhiloxNoise(), 1, 256, 64
+            config, weights, GenerationDefaults(), KvCache(1, 1, 8, 10), PhiloxNoise(), 1, 256, 64
         )
     assert refused.value.param == param
 
