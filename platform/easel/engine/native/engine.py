@@ -106,7 +106,7 @@ class NativeEngine:
                 ended = isinstance(event, Finished | Failed)
                 yield event
         finally:
-            if not ended:
+            if self._mailboxes.get(request.id) is mailbox:
                 self.cancel(request.id)
 
     def cancel(self, request_id: str) -> bool:

@@ -120,7 +120,7 @@ class ReferenceEngine:
                 ended = isinstance(event, Finished | Failed)
                 yield event
         finally:
-            if not ended:
+            if self._jobs.get(request.id) is job:
                 self.cancel(request.id)
 
     def cancel(self, request_id: str) -> bool:
