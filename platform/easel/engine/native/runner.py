@@ -241,7 +241,7 @@ def pinned_on_canvas(sequence: Sequence) -> tuple[tuple[int, int], ...]:
 
 def _results(sampled: Sampled) -> list[StepResult]:
     return [
-        StepResult(argmax, entropies, accepted, _logprobs(logprobs))
+        StepResult(argmax, entropies, accepted, token_logprobs(logprobs))
         for argmax, entropies, accepted, logprobs in zip(
             sampled.argmax.tolist(),
             sampled.entropy.tolist(),
@@ -252,7 +252,8 @@ def _results(sampled: Sampled) -> list[StepResult]:
     ]
 
 
-def _logprobs(kept: Logprobs | None) -> tuple[TokenLogprob, ...] | None:
+def token_logprobs(kept: Logprobs | None) -> tuple[TokenLogprob, ...] | None:
+    """One canvas's as the protocol has them."""
     if kept is None:
         return None
     rows = zip(kept.chosen.tolist(), kept.top_ids.tolist(), kept.top.tolist(), strict=True)

@@ -87,8 +87,7 @@ def denoise(logits: torch.Tensor, choices: Sequence[Choice], draws: Draws) -> Sa
     argmax = z.argmax(dim=-1)
     logs = torch.log_softmax(z, dim=-1)
     chances = logs.exp()
-    # A token that must not be has log-probability -inf, and adds nothing: 0 * the smallest float, not 0 * -inf.
-    entropy = -(chances * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
+    entropy = entropies(logs, chances)
     accepted = accept(entropy, entropy.new_tensor([choice.entropy_bound for choice in choices]))
     drawn = torch.stack(
         [draw(logs[row], chances[row], argmax[row], draws.uniform[row], c) for row, c in enumerate(choices)]
@@ -98,6 +97,12 @@ def denoise(logits: torch.Tensor, choices: Sequence[Choice], draws: Draws) -> Sa
         pin(canvas[row], choice.pinned)
     kept = tuple(logprobs(logs[row], argmax[row], c.logprobs) for row, c in enumerate(choices))
     return Sampled(canvas, argmax, entropy, accepted, chances, kept)
+
+
+def entropies(logs: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    """Nats, over the last dimension. `chances` are the exponentials of `logs`."""
+    # A token that must not be has log-probability -inf, and adds nothing: 0 * the smallest float, not 0 * -inf.
+    return -(chances * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
 
 
 def constrain(logits: torch.Tensor, choice: Choice) -> None:
