@@ -17,6 +17,8 @@ from easel.protocol import MOST_BIASED, MOST_STOPS, GenerationRequest
 
 MOST_LOGPROBS = 64
 
+MOST_TEMPERATURE = 1e4
+"""Draws are even long before. One that is infinite in fp32 makes no number of a token that must not be."""
 MOST_BIAS = 1e4
 """Of one token's bias or penalty, either way. More does nothing else, and much more is infinite in fp32."""
 
@@ -131,7 +133,7 @@ class RuleBook:
     def _check_sampling(self, request: GenerationRequest) -> None:
         sampling, hertz = request.sampling, request.progress_hz
         for name, allowed, rule in (
-            ("temperature", 0.0 <= sampling.temperature < float("inf"), "a finite number from 0"),
+            ("temperature", 0.0 <= sampling.temperature <= MOST_TEMPERATURE, f"from 0 to {MOST_TEMPERATURE:g}"),
             ("top_p", 0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
             ("min_p", 0.0 <= sampling.min_p <= 1.0, "from 0 to 1"),
             ("top_k", sampling.top_k >= 0, "from 0"),
