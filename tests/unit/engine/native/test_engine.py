@@ -76,7 +76,7 @@ async def test_events_come_in_order_and_end_once(engine: NativeEngine) -> None:
     assert isinstance(engine, Engine)
     events = await _events(engine, _request(max_tokens=20, progress_hz=1000.0))
     assert isinstance(events[0], Started)
-    assert "deterministic" in events[0].runtime
+    assert events[0].runtime.endswith(", deterministic")
     assert isinstance(events[-1], Finished)
     committed = [event for event in events if isinstance(event, CanvasCommitted)]
     assert [event.canvas for event in committed] == [0, 1, 2]
@@ -151,6 +151,13 @@ async def test_logprobs_come_with_the_canvas_where_asked(engine: NativeEngine) -
                 assert logprob.top[0] == (token, logprob.logprob)
                 assert len(logprob.top) == 2
                 assert logprob.logprob <= 0
+
+
+async def test_what_fp32_does_not_hold_draws_the_likeliest_and_fails_nobody(engine: NativeEngine) -> None:
+    greedy = await _events(engine, _request(sampling=Sampling(temperature=0.0)))
+    assert _tokens(greedy) != _tokens(await _events(engine, _request()))
+    for sampling in (Sampling(temperature=1e-46), Sampling(temperature=5e-5), Sampling(top_p=1e-46)):
+        assert _tokens(await _events(engine, _request(sampling=sampling))) == _tokens(greedy)
 
 
 async def test_closing_the_iterator_frees_the_slot(engine: NativeEngine) -> None:

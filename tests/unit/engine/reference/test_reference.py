@@ -221,6 +221,19 @@ async def test_a_deadline_commits_the_best_so_far(
     assert len(_tokens(events)) == 16
 
 
+async def test_who_waits_is_told_at_its_deadline_and_not_at_its_turn(engine: ReferenceEngine) -> None:
+    slow = asyncio.create_task(_events(engine, _request("slow", ignore_eos=True, max_tokens=400)))
+    while not engine.stats().sequences:
+        await asyncio.sleep(0.001)
+    events = await _events(engine, _request("late", denoising=Denoising(deadline_at=time.time() + 0.05)))
+    assert not slow.done()
+    assert [type(event) for event in events] == [Failed]
+    assert isinstance(events[0], Failed)
+    assert (events[0].code, engine.stats().waiting) == ("deadline_exceeded", 0)
+    assert engine.cancel("slow")
+    await slow
+
+
 async def test_priority_then_arrival_and_cancelling_whoever_waits(engine: ReferenceEngine) -> None:
     order: list[str] = []
 

@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels.groups import GROUP_ROWS, Groups, PagedKv
+from easel.engine.native.kernels.groups import Groups, PagedKv
+from easel.protocol import GROUP_ROWS
 
 CORES = 132
 """Multiprocessors that a launch should fill."""
