@@ -28,7 +28,9 @@ from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
 from easel.engine.reference.checkpoint import load_reference
 from easel.engine.reference.decoding import TOO_LATE, Interrupted, decode
+from easel.engine.unused_settings import refuse_unused
 from easel.errors import (
+    ConfigurationError,
     DeadlineExceeded,
     Draining,
     EaselError,
@@ -57,6 +59,18 @@ STEPS_A_CANVAS = 20.0
 """Expected before any canvas was decoded: docs of the 26B say 15 to 20."""
 
 
+UNUSED = {
+    "compile_cache": "it compiles no kernels",
+    "deterministic": "transformers promises nothing of the kind on GPUs; on CPUs it is so anyway",
+    "gpu_memory_fraction": "it takes what its weights and one request need",
+    "kv_tokens": "transformers keeps the keys of one request",
+    "kv_block_tokens": "transformers keeps the keys of one request",
+    "prefill_tokens_per_step": "it encodes prompts whole",
+    "step_timeout_s": "nobody watches its steps",
+}
+"""Settings of ours that mean nothing here."""
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     """A request that has not ended."""
@@ -82,7 +96,10 @@ class ReferenceEngine:
     supports = supports("reference")
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
-        """`folder`: the checkpoint's."""
+        """`folder`: the checkpoint's. Raises `ConfigurationError` for settings that would be ignored."""
+        refuse_unused(settings, "reference", UNUSED)
+        if settings.slots not in (1, EngineSettings.model_fields["slots"].default):
+            raise ConfigurationError("slots: the reference engine decodes one request at a time", "slots")
         self._folder, self._settings = folder, settings
         self._state = EngineState.LOADING
         self._failure = ""

@@ -16,6 +16,7 @@ from typing import Any
 
 from easel.engine.native.rules import MOST_LOGPROBS
 from easel.engine.native.sequence import Rules
+from easel.engine.unused_settings import refuse_unused
 from easel.errors import ConfigurationError
 from easel.protocol import (
     GROUP_ROWS,
@@ -46,9 +47,7 @@ UNUSED = {
 
 def engine_args(folder: Path, settings: EngineSettings, canvas_length: int, context_tokens: int) -> dict[str, Any]:
     """Arguments of `AsyncEngineArgs`. Raises `ConfigurationError` for settings that would be ignored."""
-    for name, why in UNUSED.items():
-        if getattr(settings, name) != EngineSettings.model_fields[name].default:
-            raise ConfigurationError(f"{name} means nothing to the vllm engine: {why}", name)
+    refuse_unused(settings, "vllm", UNUSED)
     if settings.device == "cpu":
         raise ConfigurationError("the vllm engine runs on GPUs alone: device is cpu", "device")
     return {

@@ -72,6 +72,21 @@ async def engine() -> AsyncIterator[ReferenceEngine]:
     await engine.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("slots", 4), ("kv_tokens", 4096), ("deterministic", True), ("prefill_tokens_per_step", 256)],
+)
+def test_settings_that_would_be_ignored_are_refused(name: str, value: object) -> None:
+    settings = TINY.engine.model_copy(update={name: value})
+    with pytest.raises(ConfigurationError, match=f"^{name}.*reference engine") as refused:
+        make_engine(TINY.model_copy(update={"engine": settings}))
+    assert refused.value.param == name
+
+
+def test_one_slot_may_be_asked_for() -> None:
+    make_engine(TINY.model_copy(update={"engine": TINY.engine.model_copy(update={"slots": 1})}))
+
+
 def _prompt(text: str) -> tuple[int, ...]:
     """As the chat template writes it, without its words: bare bytes and a newline."""
     return (2, *(BYTE + byte for byte in text.encode()), BYTE + 10)
