@@ -74,17 +74,13 @@ async def engine() -> AsyncIterator[ReferenceEngine]:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("slots", 4), ("kv_tokens", 4096), ("deterministic", True), ("prefill_tokens_per_step", 256)],
+    [("kv_block_tokens", 64), ("kv_tokens", 4096), ("deterministic", True), ("prefill_tokens_per_step", 256)],
 )
 def test_settings_that_would_be_ignored_are_refused(name: str, value: object) -> None:
     settings = TINY.engine.model_copy(update={name: value})
     with pytest.raises(ConfigurationError, match=f"^{name}.*reference engine") as refused:
         make_engine(TINY.model_copy(update={"engine": settings}))
     assert refused.value.param == name
-
-
-def test_one_slot_may_be_asked_for() -> None:
-    make_engine(TINY.model_copy(update={"engine": TINY.engine.model_copy(update={"slots": 1})}))
 
 
 def _prompt(text: str) -> tuple[int, ...]:
