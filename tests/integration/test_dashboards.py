@@ -17,8 +17,6 @@ from ops.observe.load import Mixed
 from ops.observe.prometheus import Prometheus, executable, watching
 from ops.observe.watched import ROOT, native, serving
 
-pytestmark = pytest.mark.timeout(400)
-
 NEEDS_A_GPU = {"easel-replica: GPU memory", "easel-replica: GPU busy"}
 """The only panels that may be empty."""
 SECONDS = 60.0
