@@ -66,8 +66,8 @@ def test_without_a_cluster_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: asked.set())
     monkeypatch.setattr(autoscaling, "READ_PERIOD_S", 0.005)
     reading = autoscaling.Reading("work:easel")
-    assert looked.acquire(timeout=10)
-    assert looked.acquire(timeout=10)  # it came round again
+    assert looked.acquire(timeout=60)
+    assert looked.acquire(timeout=60)  # it came round again
     assert not asked.is_set()
     assert reading.last is None
 
@@ -135,7 +135,7 @@ def test_its_thread_ends_with_it(actor: Actor) -> None:
     del policy, policies
     gc.collect()
     for thread in own:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
