@@ -253,16 +253,16 @@ def test_a_prompt_goes_where_its_beginning_is(wide: Local) -> None:
         return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
 
     def found(pause_s: float) -> list[int]:
-        fresh = [next(beginnings) for _ in range(8)]
-        with ThreadPoolExecutor(4) as pool:  # at once, so that both replicas get some
-            assert list(pool.map(lambda beginning: cached(beginning, 0), fresh)) == [0] * 8
+        fresh = [next(beginnings) for _ in range(6)]
+        with ThreadPoolExecutor(3) as pool:  # at once, so that both replicas get some
+            assert list(pool.map(lambda beginning: cached(beginning, 0), fresh)) == [0] * 6
         time.sleep(pause_s)
         return [cached(beginning, 1) for beginning in fresh]
 
     # What a replica has, it says twice a second: on a busy machine that may take a while to be known.
     seen = []
-    for pause_s in (2.0, 8.0, 20.0):
+    for pause_s in (2.0, 15.0, 45.0):
         seen.append(found(pause_s))
-        if seen[-1] == [512] * 8:
+        if seen[-1] == [512] * 6:
             return
     raise AssertionError(f"not where their beginnings are: {seen}")
