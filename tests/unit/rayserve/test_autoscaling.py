@@ -171,6 +171,17 @@ def test_the_time_a_replica_takes_to_start_is_that_of_the_last() -> None:
     assert starts.last_s == 8.0
 
 
+def test_a_replica_that_was_ordered_earlier_is_not_taken_for_one_of_the_next_order() -> None:
+    """Two seconds for a start of thirty would have those that load taken for overdue, and others ordered."""
+    starts = Starts()
+    for now, target, ready in ((0.0, 1, 1), (1.0, 2, 1), (29.0, 3, 1), (31.0, 3, 2)):
+        starts.saw(now, target, ready)
+    assert starts.last_s == 30.0
+    for now, target, ready in ((59.0, 3, 3), (60.0, 4, 3), (85.0, 4, 4)):
+        starts.saw(now, target, ready)
+    assert starts.last_s == 25.0
+
+
 async def test_the_ledger_forgets_who_is_gone() -> None:
     now = [0.0]
     ledger = WorkLedger(lambda: now[0])
