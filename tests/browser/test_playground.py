@@ -16,7 +16,7 @@ from tests.browser.chromium import Page
 from tests.browser.conftest import Visit
 from tests.unit.api.edge import EngineBackend, saying, spell, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 HARD = "500090600090006800003508720070000000400000000005000403000060200000800070960230005"
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"

@@ -20,8 +20,6 @@ from easel.protocol import Event, GenerationRequest
 from easel.settings import AppSettings
 from easel.telemetry.names import STEPS
 
-pytestmark = pytest.mark.timeout(120)
-
 SETTINGS = AppSettings.model_validate(
     {
         "models": {

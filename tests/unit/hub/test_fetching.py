@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
 SIZE = 24 * MIB
 SOME = ("model-1.safetensors", "model-2.safetensors")
-pytestmark = pytest.mark.timeout(300)  # some twenty processes, each of which imports a library
 CODE = "from easel.cli import main; main()"
 
 
