@@ -119,9 +119,9 @@ def test_both_ingresses_answer_and_no_engine_gets_more_than_it_can_seat(wide: Lo
             # Who was alone at first has taken what is the other's, until those have ended.
             wait_until(lambda: 2 * SLOTS <= in_flight() <= most, "the seats are divided")
             handed = []
-            for _ in range(20):
+            for _ in range(12):
                 handed.append(in_flight())
-                time.sleep(0.3)
+                time.sleep(0.5)
         finally:
             enough.set()
         assert set().union(*(one.result() for one in asked)) == {200}
