@@ -126,8 +126,9 @@ def titled(local: Local, title: str) -> list[psutil.Process]:
     return found
 
 
-def samples(local: Local, name: str, application: str = "easel") -> dict[str, float]:
+def samples(local: Local, name: str, application: str = "easel", **labels: str) -> dict[str, float]:
     """A metric's value by replica, over its other labels, from where Prometheus would take it: the node's agent."""
+    wanted = {"application": application, **labels}.items()
     found: dict[str, float] = {}
     for port in agent_ports(local):
         try:
@@ -136,7 +137,7 @@ def samples(local: Local, name: str, application: str = "easel") -> dict[str, fl
             continue  # another of the agent's ports
         for family in text_string_to_metric_families(answer.text if answer.status_code == 200 else ""):
             for sample in family.samples:
-                if sample.name == f"ray_{name}" and sample.labels.get("application") == application:
+                if sample.name == f"ray_{name}" and wanted <= sample.labels.items():
                     replica = sample.labels["replica"]
                     found[replica] = found.get(replica, 0.0) + sample.value
     return found
