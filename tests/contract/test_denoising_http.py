@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import pytest
 
 from easel.api.app import create_app
 from easel.engine.native.engine import NativeEngine
@@ -18,8 +17,6 @@ from easel.protocol import Event, GenerationRequest
 from easel.router.router import Router
 from easel.settings import AppSettings
 from tests.unit.api.edge import Stream, served
-
-pytestmark = pytest.mark.timeout(180)
 
 PUZZLE = "500090600090006800003508720070000000400000000005000403000060200000800070960230005"
 ENDLESS = {"confidence": 0, "max_denoising_steps": 1000}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -27,7 +28,6 @@ ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
 SIZE = 24 * MIB
 SOME = ("model-1.safetensors", "model-2.safetensors")
-pytestmark = pytest.mark.timeout(300)  # some twenty processes, each of which imports a library
 CODE = "from easel.cli import main; main()"
 
 
@@ -117,17 +117,23 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub, tmp_path:
 
 
 def test_a_killed_process_leaves_what_it_had(hub: Hub, tmp_path: Path) -> None:
-    hub.pause_s = 0.1
+    hub.pause_s = 0.2
     command = [sys.executable, "-c", CODE, "pull", "owner/model"]
+
+    def sizes() -> list[int]:
+        with contextlib.suppress(OSError):  # it is being renamed
+            return [part.stat().st_size for part in tmp_path.rglob("*.part")]
+        return []
+
     with subprocess.Popen(command, env=environment(hub, tmp_path), stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while hub.sent < 26 * MIB and time.monotonic() < deadline:
+        # What it has written, not what was sent: megabytes of that may lie in the kernel.
+        while len(there := sizes()) < 2 or sum(there) < 10 * MIB:
+            assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     hub.pause_s = 0.0
-    parts = list(tmp_path.rglob("*.part"))
-    had = sum(part.stat().st_size for part in parts)
-    assert len(parts) == 2
+    had = sum(sizes())
+    assert len(sizes()) == 2
     assert had >= 10 * MIB
     assert not folder_of(tmp_path).exists()
     code, output = pull(None, tmp_path, HF_HUB_OFFLINE="1")

@@ -22,6 +22,7 @@ from easel.prefixes import prefix_hashes
 from easel.protocol import (
     CanvasCommitted,
     CanvasProgress,
+    CanvasStop,
     Denoising,
     Engine,
     EngineLimits,
@@ -183,8 +184,10 @@ async def test_cancel_ends_with_its_reason(engine: NativeEngine) -> None:
 
 async def test_deadline_brings_the_best_so_far(engine: NativeEngine) -> None:
     await _events(engine, _request())  # so that it knows how long a step takes
-    denoising = Denoising(max_steps=10_000, deadline_at=time.time() + 0.3)
+    denoising = Denoising(max_steps=10_000, deadline_at=time.time() + 2.0, confidence=0.0)
     events = await _events(engine, _request(max_tokens=8, denoising=denoising))
+    [committed] = [event for event in events if isinstance(event, CanvasCommitted)]
+    assert committed.stop is CanvasStop.DEADLINE
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "length"  # the one canvas there was to be
     assert len(_tokens(events)) == 8
@@ -265,7 +268,7 @@ async def test_a_step_that_raises_fails_everybody_and_the_engine(
 async def test_a_step_that_hangs_fails_everybody_and_the_engine_stops_without_it(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = NativeEngine(checkpoint, SETTINGS.model_copy(update={"step_timeout_s": 0.5}))
+    engine = NativeEngine(checkpoint, SETTINGS.model_copy(update={"step_timeout_s": 2.0}))
     await engine.start()
     run, let_go = Runner.run, threading.Event()
 

@@ -62,7 +62,7 @@ def test_readings_go_on_and_a_programs_fault_ends_nothing(caplog: pytest.LogCapt
     watch, told, _ = watched(driver)
     with caplog.at_level(logging.ERROR):
         watch.start()
-        assert driver.used_up.wait(10)
+        assert driver.used_up.wait(60)
     watch.stop()
     assert told == []
     assert "Xid 13 on card" in caplog.text
@@ -74,8 +74,8 @@ def test_a_card_that_has_failed_is_told_of_once_and_not_asked_again() -> None:
     driver = ScriptedDriver([31, 79], [79], [79])
     watch, told, called = watched(driver)
     watch.start()
-    assert called.wait(10)
-    watch._thread.join(10)
+    assert called.wait(60)
+    watch._thread.join(60)
     assert told == ["the GPU has failed (Xid 79): it has fallen off the bus"]
     assert not watch._thread.is_alive()
 
@@ -149,7 +149,7 @@ def test_cuda_answers_where_the_library_finds_the_card_and_does_not_say_what_is_
 def test_a_driver_that_stops_answering_is_said_and_ends_the_watch_alone(caplog: pytest.LogCaptureFixture) -> None:
     watch, told, _ = watched(ScriptedDriver(RuntimeError("gone")))
     watch.start()
-    watch._thread.join(10)
+    watch._thread.join(60)
     assert told == []
     assert "the driver says nothing of the GPU any more: RuntimeError: gone" in caplog.text
 
