@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from easel.api.app import create_app
 from easel.engine.native.engine import NativeEngine
