@@ -42,7 +42,7 @@ run: install ## Serve the embedded checkpoint on http://127.0.0.1:8000
 
 test: install lint types unit chart browser integration ## Everything that CI runs
 
-lint: install ## Style, and generated files that are out of date
+lint: install ## Style
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check -q $(SOURCES)
 

@@ -1,7 +1,7 @@
 """Writes every file that is generated from code: `make gen`. The tests compare what is committed with what this makes.
 
-A generated page has one source: settings.py, telemetry/names.py, errors.py or, for the chart, ops/chart/values.py.
-Nothing is edited by hand below the line that says so.
+A generated page has one source: settings.py, telemetry/names.py, errors.py, the packages' metadata or, for the chart,
+ops/chart/values.py. Nothing is edited by hand below the line that says so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ops.chart.carried import carried  # noqa: E402
 from ops.chart.pages import readme, values_yaml  # noqa: E402
 from ops.chart.schema import schema  # noqa: E402
 from ops.engines_page import engines_page  # noqa: E402
+from ops.licences import page as licences  # noqa: E402
 
 
 def header(title: str, source: str) -> list[str]:
@@ -41,7 +42,8 @@ def configuration() -> str:
     lines += [
         "One YAML file, read by `easel serve --config FILE` and checked by `easel check FILE` before anything starts.",
         "Unknown keys are errors. *Restart* means that replicas are replaced when the value changes, *Live* that they",
-        "take it up while they run.",
+        "take it up while they run: where a running Serve is given another configuration, as by `helm upgrade`.",
+        "`easel serve` reads its file when it starts and not again.",
         "",
     ]
     for path, model in sections(ServeSettings(), ""):
@@ -56,7 +58,8 @@ def configuration() -> str:
 
 
 def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
-    """(path prefix, default values) for every part of the tree that has settings of its own."""
+    """(path prefix, default values) for every part of the tree that has settings of its own, those that are not there
+    by default too."""
     parts = {name: getattr(model, name) for name in type(model).model_fields}
     if any(not is_part(part) for part in parts.values()):
         yield path, model
@@ -65,6 +68,14 @@ def sections(model: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
             yield from sections(type(next(iter(part.values())))(), f"{path}{name}.KEY.")
         elif isinstance(part, BaseModel):
             yield from sections(part, f"{path}{name}.")
+        elif part is None and (block := optional_block(type(model).model_fields[name].annotation)):
+            yield from sections(block(), f"{path}{name}.")
+
+
+def optional_block(annotation: Any) -> type[BaseModel] | None:
+    """The block in `Block | None`."""
+    classes = filter(inspect.isclass, typing.get_args(annotation))
+    return next((one for one in classes if issubclass(one, BaseModel)), None)
 
 
 def is_part(value: Any) -> bool:
@@ -95,6 +106,8 @@ def spoken(annotation: Any) -> str:
         return f"{spoken(args[1])} by {spoken(args[0])}"
     if origin is typing.Annotated:
         return spoken(args[0])
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "a block, below,"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
         getattr(annotation, "__name__", ""), str(annotation)
     )
@@ -146,7 +159,7 @@ def errors() -> str:
     lines += [
         'Every error has the body `{"error": {"message", "type", "param", "code"}}`; inside a stream it is an event,',
         "after which the stream ends without `[DONE]`. *Retry* says whether the same request may succeed later; where",
-        "it does not, `x-should-retry: false` tells the SDKs so.",
+        "it does not, `x-should-retry: false` on a 5xx, which SDKs would try again by themselves, tells them so.",
         "",
         "| HTTP | code | type | retry | class | when |",
         "|---|---|---|---|---|---|",
@@ -187,6 +200,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics,
     "docs/errors.md": errors,
     "docs/engines.md": engines_page,
+    "docs/operators/licences.md": licences,
     "deployments/local/serve.yaml": local_serve_config,
     "deployments/gpu-host/serve.yaml": gpu_host_serve_config,
     "helm/easel/values.yaml": values_yaml,

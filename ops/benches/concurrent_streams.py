@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import time
 from statistics import median
 
 from openai import AsyncOpenAI
+from record import head
 
 PROMPTS = [
     ("completion", "repeat: the quick brown fox jumps over the lazy dog\n"),
@@ -80,7 +82,7 @@ async def main() -> None:
     print(
         json.dumps(
             {
-                "machine": f"{platform.machine()}, {platform.system()}",
+                **head(f"{os.cpu_count()} shared cores, {platform.machine()}, {platform.system()}"),
                 "requests": args.requests,
                 "rounds": rounds,
                 "median_ratio": median(r["ratio"] for r in rounds),

@@ -11,7 +11,6 @@ then its canvases); tokens/s of both. The two take turns, canvas by canvas, so t
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benches import published_shapes
+from benches.record import Record
 from easel.engine.native.config import GenerationDefaults
 from easel.engine.native.cuda_assembly import build_runner
 from easel.engine.native.cuda_runner import CudaRunner
@@ -29,6 +29,8 @@ from easel.engine.native.scheduler import Limits, Plan, Scheduler
 from easel.protocol import Denoising, GenerationRequest
 
 STEPS_A_CANVAS = 16
+UNCOUNTED = 4
+"""Canvases at first, half of them each way: the prompt, and graphs that are captured when first needed."""
 BLOCK_TOKENS = 64
 CONTEXT = 8192
 
@@ -43,12 +45,13 @@ def main() -> None:
     arguments = parser.parse_args()
     config = published_shapes.published_config(arguments.layers)
     weights = published_shapes.random_weights(config)
-    most = max(arguments.sequences)
+    most = seats_for(arguments.sequences)
     sizes = KvCache(0, 0, BLOCK_TOKENS, config.window)
     kv = KvCache(most * sizes.blocks_for(CONTEXT), most * sizes.sliding_blocks_for(CONTEXT, 512), BLOCK_TOKENS,
                  config.window)  # fmt: skip
     runner = build_runner(config, weights, GenerationDefaults(), kv, PhiloxNoise(), most, CONTEXT, 512)
     rules = RuleBook(config, GenerationDefaults(confidence=0.0, eos_token_ids=()), CONTEXT, 512)
+    record = Record(arguments.out, torch.cuda.get_device_name(), layers=arguments.layers, steps_a_canvas=STEPS_A_CANVAS)
     rows = []
     for sequences in arguments.sequences:
         found = measure(runner, rules, kv, sequences, arguments.canvases)
@@ -58,37 +61,29 @@ def main() -> None:
             row[f"{way}_ms"] = round(statistics.median(times) * 1e3, 3)
             row[f"{way}_tokens_per_s"] = round(tokens / statistics.median(times), 1)
         rows.append(row)
+        record.put("rows", rows)
         print(row, flush=True)
-    arguments.out.write_text(
-        json.dumps(
-            {
-                "date": time.strftime("%Y-%m-%d"),
-                "gpu": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "steps_a_canvas": STEPS_A_CANVAS,
-                "rows": rows,
-            },
-            indent=1,
-        )
-        + "\n",
-        encoding="utf-8",
-    )
+
+
+def seats_for(sequences: list[int]) -> int:
+    """A step has as many groups as seats and a round of prefill: these hold all commits beside all canvases."""
+    return 2 * max(sequences)
 
 
 def measure(runner: CudaRunner, rules: RuleBook, kv: KvCache, sequences: int, canvases: int) -> dict[str, list[float]]:
-    """Seconds of each canvas after the first two, its commit's share included, by the way it was committed."""
+    """Seconds of each canvas but the first ones, the commit before it included, by the way of that."""
     scheduler = Scheduler(kv, Limits(sequences, 512 * sequences), 512)
     generator = torch.Generator().manual_seed(sequences)
     added = []
     for order in range(sequences):
         prompt = tuple(torch.randint(10, 250_000, (512,), generator=generator).tolist())
         request = GenerationRequest(
-            str(order), prompt, (canvases + 3) * 256, denoising=Denoising(max_steps=STEPS_A_CANVAS)
+            str(order), prompt, (canvases + UNCOUNTED + 1) * 256, denoising=Denoising(max_steps=STEPS_A_CANVAS)
         )
         added.append(rules.sequence(request, kv, None, 0.0, order))
         scheduler.add(added[-1])
     found: dict[str, list[float]] = {"together": [], "apart": []}
-    for canvas in range(canvases + 2):
+    for canvas in range(UNCOUNTED + canvases):
         way = ("together", "apart")[canvas % 2]
         began = time.perf_counter()
         for _ in range(STEPS_A_CANVAS):
@@ -101,10 +96,10 @@ def measure(runner: CudaRunner, rules: RuleBook, kv: KvCache, sequences: int, ca
             else:
                 results = runner.run(plan)
             scheduler.advance(plan, results, 0.0, time.time(), 0.0)
-        if canvas >= 2:  # the prompt, and graphs that are captured when first needed
+        if canvas >= UNCOUNTED:
             found[way].append(time.perf_counter() - began)
     for sequence in added:
-        assert sequence.canvases == canvases + 2, "they were to go in step"
+        assert sequence.canvases == UNCOUNTED + canvases, "they were to go in step"
         scheduler.finish(sequence, "cancelled")
         runner.forget(sequence)
     return found

@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT / "platform"), str(Path(__file__).parent)]
 
 import httpx  # noqa: E402
 from bare_service import serving  # noqa: E402
+from record import head  # noqa: E402
 
 from easel.api.requests import PROGRESS_HZ  # noqa: E402
 from easel.engine.native.engine import NativeEngine  # noqa: E402
@@ -111,7 +112,7 @@ async def main() -> None:
     print(
         json.dumps(
             {
-                "machine": f"{platform.machine()}, {platform.system()}, client and server in one process",
+                **head(f"{platform.machine()}, {platform.system()}, client and server in one process"),
                 "streams": 8,
                 "tokens_each": args.tokens,
                 "rounds": args.rounds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,20 +43,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def head(machine: str) -> dict[str, Any]:
+    """What every results file begins with: when, by which command, on what."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": said("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"),
+        "machine": machine,
+        "gpus": (said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or "").splitlines(),
+        "versions": versions(),
+    }
+
+
 class Record:
     """See the module. `path` is rewritten with each part."""
 
     def __init__(self, path: Path, machine: str, **setup: Any) -> None:
         self._path = path
-        self.found: dict[str, Any] = {
-            "date": time.strftime("%Y-%m-%d"),
-            "command": " ".join(["python", *sys.argv]),
-            "commit": said("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"),
-            "machine": machine,
-            "gpus": (said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or "").splitlines(),
-            "versions": versions(),
-            **setup,
-        }
+        self.found: dict[str, Any] = {**head(machine), **setup}
 
     def put(self, name: str, value: Any) -> None:
         """Write a part down, in the place of one of that name."""

@@ -14,9 +14,9 @@ import time
 from collections import Counter
 from random import Random
 
-import httpx
-import psutil
-from serving import MACHINE, Answer, Local, closed_loop, percentile, processes, serving
+from record import head
+from serving import MACHINE, Answer, Local, closed_loop, percentile, serving
+from session_watch import Metrics, members, running
 
 SLOTS, REPLICAS, STEP_MS = 4, 3, 30.0
 SECONDS, KILLS = 50.0, 4
@@ -26,28 +26,12 @@ def body(number: int) -> dict[str, object]:
     return {"model": "easel", "prompt": f"request {number}", "max_tokens": 512, "seed": number, "stream": True}
 
 
-def engines(local: Local) -> list[psutil.Process]:
-    found = []
-    for process in processes.members(local.session.mark, local.keeper):
-        try:
-            if process.cmdline()[:1] == ["ray::ServeReplica:easel:engine"]:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def running(local: Local) -> int:
-    engine = local.dashboard.applications()["applications"]["easel"]["deployments"]["engine"]
-    return [replica["state"] for replica in engine["replicas"]].count("RUNNING")
-
-
 async def kill(local: Local, began: float) -> list[dict[str, float]]:
     """When, and how long until as many replicas ran as before."""
     random, kills = Random(0), []
     for number in range(KILLS):
         await asyncio.sleep(max(0.0, began + 4.0 + number * (SECONDS - 10) / KILLS - time.perf_counter()))
-        victim = random.choice(await asyncio.to_thread(engines, local))
+        victim = random.choice(await asyncio.to_thread(members, local, "engine"))
         victim.kill()
         at = time.perf_counter()
         # The controller says RUNNING until its next look, so the first thing to wait for is that it noticed.
@@ -60,25 +44,6 @@ async def kill(local: Local, began: float) -> list[dict[str, float]]:
     return kills
 
 
-def retries(local: Local) -> dict[str, float]:
-    """Of the ingress, from where Prometheus would read it."""
-    found: Counter[str] = Counter()
-    for process in processes.members(local.session.mark, local.keeper):
-        if process.cmdline()[:1] != ["ray::DashboardAgent"]:
-            continue
-        for connection in process.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN:
-                continue
-            try:
-                text = httpx.get(f"http://127.0.0.1:{connection.laddr.port}/metrics", timeout=5, trust_env=False).text
-            except httpx.HTTPError:
-                continue
-            for line in text.splitlines():
-                if line.startswith("ray_easel_request_retries_total{"):
-                    found[line.partition('verdict="')[2].partition('"')[0]] += float(line.split()[-1])
-    return dict(found)
-
-
 async def measure(local: Local) -> dict[str, object]:
     port = local.session.ports.api
     await closed_loop(port, SLOTS * REPLICAS, 5.0, lambda number: body(number + 100_000))
@@ -87,6 +52,7 @@ async def measure(local: Local) -> dict[str, object]:
     answers = await closed_loop(port, SLOTS * REPLICAS, SECONDS, body)
     kills = await killing
     await asyncio.sleep(8)  # metrics leave the ingress every few seconds
+    retries = await asyncio.to_thread(lambda: Metrics(local).by("verdict", "easel_request_retries_total"))
     bad = [answer for answer in answers if not answer.ok]
     codes = Counter(
         json.loads(answer.body.split(b"data: ")[-1])["error"]["code"] if answer.body else "connection broke"
@@ -97,7 +63,7 @@ async def measure(local: Local) -> dict[str, object]:
         "failed": len(bad),
         "failed_with": dict(codes),
         "failed_before_anything_was_sent": sum(not answer.canvases for answer in bad),
-        "deaths_met_by_verdict": await asyncio.to_thread(retries, local),
+        "deaths_met_by_verdict": {name: round(times) for name, times in retries["easel_request_retries_total"].items()},
         "kills": kills,
         "calm_p50_s": percentile([answer.seconds for answer in calm if answer.ok], 0.5),
         "calm_p99_s": percentile([answer.seconds for answer in calm if answer.ok], 0.99),
@@ -112,7 +78,7 @@ def main() -> None:
     with serving(engine, {"replicas": REPLICAS, "health_check_period_s": 0.5}, {}) as local:
         found = asyncio.run(measure(local))
     setup = {"replicas": REPLICAS, "slots": SLOTS, "step_ms": STEP_MS, "clients": SLOTS * REPLICAS}
-    print(json.dumps({"machine": MACHINE, **setup, "seconds": SECONDS, **found}, indent=1))
+    print(json.dumps({**head(MACHINE), **setup, "seconds": SECONDS, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from record import head
 from serving import MACHINE, ROOT, Client, closed_loop, percentile, serving
 
 SLOTS, ROUNDS, CANVASES = 64, 9, 8
@@ -132,7 +133,7 @@ def main() -> None:
         finally:
             beside.terminate()
             beside.wait()
-    print(json.dumps({"machine": MACHINE, "rounds": ROUNDS, "canvases_a_stream": CANVASES, **found}, indent=1))
+    print(json.dumps({**head(MACHINE), "rounds": ROUNDS, "canvases_a_stream": CANVASES, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from record import head
 from serving import MACHINE, Answer, closed_loop, open_loop, percentile, serving
 
 SLOTS, REPLICAS, STEP_MS = 4, 2, 30.0
@@ -70,7 +71,7 @@ def main() -> None:
     with serving(engine, {"replicas": REPLICAS}, app) as local:
         found = asyncio.run(measure(local.session.ports.api))
     setup = {"replicas": REPLICAS, "slots": SLOTS, "step_ms": STEP_MS, "queue_timeout_s": QUEUE_S}
-    print(json.dumps({"machine": MACHINE, **setup, "deadline_s": DEADLINE_S, **found}, indent=1))
+    print(json.dumps({**head(MACHINE), **setup, "deadline_s": DEADLINE_S, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 The classes that decide are the router's own; replicas, statistics' age and cold starts are simulated
 (`easel.router.simulation`), so the same seed gives the same figures on any machine. Writes one JSON object, and with
-`--plot` docs/images/router-placement.png and router-scaling.png from it. Four ways to place: the
+`--plot` docs/images/router-placement.png and router-policies-scaling.png from it. Four ways to place: the
 router's; least remaining work alone; fewest requests, with what one ingress knows of the others (statistics of up to
 half a second); and fewest requests with every count known without delay, which nobody has in service.
 """
@@ -183,7 +183,7 @@ def plot(found: dict[str, Any]) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(ROOT / "docs/images/router-scaling.png", dpi=130)
+    figure.savefig(ROOT / "docs/images/router-policies-scaling.png", dpi=130)
 
 
 def main() -> None:

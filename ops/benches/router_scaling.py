@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from record import head
 from serving import MACHINE, Answer, Client, Local, open_loop, percentile, serving
 
 SLOTS, STEP_MS = 4, 40.0
@@ -168,7 +169,7 @@ def main() -> None:
             found["decisions"] = found.get("decisions", []) + lines
     setup = {"slots": SLOTS, "step_ms": STEP_MS, "autoscaling": AUTOSCALING, "arrivals_per_s": PER_S}
     samples = found.pop("samples")
-    print(json.dumps({"machine": MACHINE, **setup, **found, "samples": samples[::2]}, indent=None))
+    print(json.dumps({**head(MACHINE), **setup, **found, "samples": samples[::2]}, indent=None))
     if args.plot:
         plot(samples, args.plot)
     print({key: value for key, value in found.items() if key != "decisions"}, file=sys.stderr)

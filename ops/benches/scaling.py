@@ -33,7 +33,7 @@ from typing import Any
 from record import Record
 from router_scaling import Watch, until
 from serving import MACHINE, Local, serving
-from session_watch import Metrics, cores_used, cpu_seconds, idle_cores, largest_over_mean, members, running, states
+from session_watch import Metrics, cores_used, cpu_seconds, idle_cores, largest_over_mean, members, running, wait_for
 from streams import Clients, Load, forced, percentile, summary
 
 SECTIONS = ("rates", "cost", "autoscaling", "kill")
@@ -66,8 +66,8 @@ def service(args: argparse.Namespace, replicas: int, **deployment: Any) -> Itera
     began = time.monotonic()
     with serving(engine, deployment, app, checkpoint=args.checkpoint, ingress=ingress, local=local) as found:
         wanted = 1 if "autoscaling" in deployment else replicas
-        while running(found) < wanted:
-            time.sleep(0.1)
+        if wait_for(lambda: running(found) >= wanted, began + args.limit) is None:
+            raise TimeoutError(f"{wanted} replicas did not run within {args.limit:g} s")
         yield found, round(time.monotonic() - began, 1)
 
 
@@ -264,23 +264,18 @@ def measure_kill(args: argparse.Namespace) -> dict[str, Any]:
             began = clients.begin()
             busy.start()
             time.sleep(max(0.0, began + at_s - time.monotonic()))
-            before = running(local)
             victim = members(local, "engine")[0]
             victim.kill()
             killed = time.monotonic()
-            noticed = back = None
-            while time.monotonic() < killed + args.kill_seconds and back is None:
-                now = states(local).count("RUNNING")
-                noticed = noticed or (time.monotonic() if now < before else None)
-                back = time.monotonic() if noticed and now == replicas else None
-                time.sleep(0.1)
+            until_s = killed + args.kill_seconds
+            noticed = wait_for(lambda: running(local) < replicas, until_s)
+            back = noticed and wait_for(lambda: running(local) == replicas, until_s)
             answers = clients.answers()
         busy.stop()
     failed = [answer for answer in answers if answer.error]
     even = busy.even_at(replicas, killed)
     under_it = [answer for answer in answers if answer.began < killed < answer.ended]
     told = [answer.ended - killed for answer in failed if answer.ended > killed]
-    until_s = began + load.seconds
     return {
         "replicas": replicas,
         "noticed_after_s": noticed and round(noticed - killed, 2),
@@ -292,7 +287,7 @@ def measure_kill(args: argparse.Namespace) -> dict[str, Any]:
         "failed_before_any_text": sum(not answer.chunks for answer in failed),
         "told_at_most_after_s": percentile(told, 1.0),
         "before": summary(answers, began + args.warm, killed),
-        "after": summary(answers, killed, until_s),
+        "after": summary(answers, killed, began + load.seconds),
         "samples": [{**one, "at": round(one["at"] - killed, 2)} for one in busy.samples],
     }
 
@@ -329,6 +324,8 @@ def main() -> None:
         parser.error("--checkpoint: the fake engine makes its own")
     setup = {key: value for key, value in vars(args).items() if key not in ("out", "sections")}
     record = Record(args.out, MACHINE, setup=setup)
+    if args.engine == "native" and max(args.replicas) > (cards := len(record.found["gpus"])):
+        parser.error(f"--replicas: {max(args.replicas)}, and nvidia-smi tells of {cards} GPUs")
     if "rates" in wanted:
         measure_rates(args, record)
     for name, measure in (("cost", measure_cost), ("autoscaling", measure_autoscaling), ("kill", measure_kill)):

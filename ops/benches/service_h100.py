@@ -1,7 +1,7 @@
 """The whole service on one GPU, as its clients meet it: `easel serve` with both tiers, and openai-SDK streams.
 
     PYTHONPATH=platform:ops python ops/benches/service_h100.py --checkpoint DIR --out results.json
-    PYTHONPATH=platform:ops python ops/benches/service_h100.py --peer http://127.0.0.1:8001/v1 --model NAME \\
+    PYTHONPATH=platform:ops python ops/benches/service_h100.py --peer http://127.0.0.1:8001/v1 --model peer \\
         --sections streams --out peer.json
 
 Sections, each written to `--out` as soon as it is done, each with a time limit of its own:
@@ -11,8 +11,9 @@ Sections, each written to `--out` as soon as it is done, each with a time limit 
     long     a prompt of 30,000 tokens arrives among 8 streams; what is between their canvases with it and without
     sudoku   the embedded checkpoint: held-out puzzles, 32 at once
 
-`--peer` asks a server that runs elsewhere (`vllm serve`), of which only `streams` can be measured. Steps a canvas are
-then that server's own business: give it the same cap, and see `steps_a_canvas` and `chunks`. `--engine fake` tries the
+`--peer` asks a server that runs elsewhere (`peers/vllm_serve.py`), of which only `streams` can be measured, and ends at
+once where it refuses the first request. Steps a canvas are then that server's own business: give it the same cap, and
+see `steps_a_canvas` and `chunks`; of one that streams token by token, `--chunk-tokens 1`. `--engine fake` tries the
 script where there is no GPU.
 """
 
@@ -28,12 +29,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from record import Record
 from serving import MACHINE, Local, serving
-from session_watch import cores_used, cpu_seconds, idle_cores, members, running
-from streams import Answer, Clients, Load, forced, gaps_between, percentile, summary, tokens_between
+from session_watch import cores_used, cpu_seconds, idle_cores, members, running, wait_for
+from streams import Answer, Clients, Load, forced, gaps_between, percentile, run, summary, tokens_between
 
 SECTIONS = ("streams", "kill", "long", "sudoku")
 LIMITS_S = {"streams": 420.0, "kill": 420.0, "long": 300.0, "sudoku": 300.0}
@@ -49,8 +51,9 @@ class GpuMemory:
 
     def __init__(self) -> None:
         query = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits", "-lms", "200"]
+        self._said = TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads is full after minutes
         try:
-            self._process: subprocess.Popen[str] | None = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+            self._process: subprocess.Popen[str] | None = subprocess.Popen(query, stdout=self._said, text=True)
         except OSError:
             self._process = None
 
@@ -59,8 +62,10 @@ class GpuMemory:
         if self._process is None or self._process.poll() is not None:
             return {}
         self._process.terminate()
+        self._process.wait()
+        self._said.seek(0)
         peaks: dict[str, int] = {}
-        for line in self._process.communicate()[0].splitlines():
+        for line in self._said:
             index, _, used = line.partition(",")
             if used.strip().isdigit():
                 peaks[index.strip()] = max(peaks.get(index.strip(), 0), int(used))
@@ -173,18 +178,6 @@ def measure_kill(args: argparse.Namespace, local: Local) -> dict[str, Any]:
     }
 
 
-def wait_for(condition: Any, deadline: float) -> float | None:
-    """When it held; None where it did not in time. Serve's account may be away for a moment."""
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return time.monotonic()
-        except Exception as error:  # the dashboard is busy: asked again
-            print(f"not known: {error}", file=sys.stderr)
-        time.sleep(0.1)
-    return None
-
-
 def as_fast_again(answers: list[Answer], since: float, until: float, before: float, window_s: float = 4.0) -> Any:
     """Seconds until a window begins in which clients get at least 0.9 of what they got before."""
     start = since
@@ -294,6 +287,9 @@ def main() -> None:
     record = Record(args.out, MACHINE, setup=setup)
 
     if args.peer:
+        (first,), _ = run(replace(load_of(args, args.peer, 1, 1.0), most_requests=1))
+        if first.error:
+            raise SystemExit(f"--peer: {args.peer} answers {first.error}: {first.said}")
         record.section("streams", LIMITS_S["streams"], lambda: measure_streams(args, args.peer, None))
         return
 

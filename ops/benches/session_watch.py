@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Local, processes
+
+from easel.errors import EaselError
 
 TIERS = {
     "ray::ServeReplica:easel:engine": "engine",
@@ -81,6 +85,19 @@ def states(local: Local) -> list[str]:
     """Of the engine replicas, as Serve has them."""
     engine = local.dashboard.applications()["applications"]["easel"]["deployments"]["engine"]
     return [replica["state"] for replica in engine["replicas"]]
+
+
+def wait_for(condition: Callable[[], bool], deadline: float) -> float | None:
+    """When it held, on the monotonic clock; None where it did not in time. Serve's account may be away for a moment:
+    asked again."""
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return time.monotonic()
+        except (EaselError, KeyError) as error:
+            print(f"not known: {error!r}", file=sys.stderr)
+        time.sleep(0.1)
+    return None
 
 
 class Metrics:

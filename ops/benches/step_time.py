@@ -12,8 +12,6 @@ floor, part by part, from copy and product ceilings measured first; how many exp
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 
 from benches import published_shapes
 from benches.floor import ceilings, floor_ms
+from benches.record import Record
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.cuda_assembly import build_runner
 from easel.engine.native.cuda_runner import CudaRunner
@@ -49,6 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     limits = ceilings()
+    record = Record(arguments.out, torch.cuda.get_device_name(), deterministic=arguments.deterministic, ceilings=limits)
     print(f"ceilings: {limits}", flush=True)
     began = time.perf_counter()
     config = published_shapes.published_config(arguments.layers)
@@ -79,31 +79,18 @@ def main() -> None:
             if canvases in arguments.breakdown and tokens == arguments.contexts[0]:
                 row["kernels_ms"] = breakdown(runner, canvases)
             rows.append(row)
+            record.put("rows", rows)
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     for canvases in arguments.canvases:
         if arguments.contexts[0] == 512:
             row = next(r for r in rows if r["canvases"] == canvases and r["context"] == 512)
             row |= served(runner, config, kv, canvases)
+            record.put("rows", rows)
             print(
                 f"{canvases} canvases: wall {row['wall_ms']:.2f} ms a step, graphs then {row['served_graph_ms']:.2f}, "
                 f"busiest expert {row['served_busiest_expert']}; before {row['graph_ms']:.2f}, {row['busiest_expert']}",
                 flush=True,
             )
-    arguments.out.write_text(
-        json.dumps(
-            {
-                "date": time.strftime("%Y-%m-%d"),
-                "gpu": torch.cuda.get_device_name(),
-                "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": _triton()},
-                "deterministic": arguments.deterministic,
-                "ceilings": limits,
-                "rows": rows,
-            },
-            indent=1,
-        )
-        + "\n",
-        encoding="utf-8",
-    )
 
 
 def fill(runner: CudaRunner, kv: KvCache, canvases: int, tokens: int) -> None:
@@ -203,12 +190,6 @@ def served(
         scheduler.finish(sequence, "cancelled")
         runner.forget(sequence)
     return found
-
-
-def _triton() -> str:
-    import triton
-
-    return str(triton.__version__)
 
 
 if __name__ == "__main__":

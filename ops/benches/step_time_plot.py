@@ -42,7 +42,7 @@ def main() -> None:
     axes.set_xlabel("canvases in a step")
     axes.set_ylabel("ms a step")
     shapes = f"DiffusionGemma 26B-A4B shapes, {arguments.context} tokens of context"
-    axes.set_title(f"Denoising step, {shapes}\n{ours['gpu']}")
+    axes.set_title(f"Denoising step, {shapes}\n{ours.get('machine') or ours['gpu']}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(arguments.out, dpi=130)

@@ -3,8 +3,9 @@
     .venv/bin/python ops/benches/streams.py --url http://127.0.0.1:8000/v1 --streams 8 --seconds 30 --steps 16
 
 Works against any OpenAI API: without `--steps` and `--extra` only fields that `vllm serve` has too are sent, with
-`--chunk-tokens` saying what a chunk is. Clients are processes of their own, so that the SDK does not hold up what is
-measured; prompts are random token ids, no two alike, so that no prefix cache helps.
+`--chunk-tokens` saying what a chunk is, and `--no-seed` where it serves diffusion, for which it takes none. Clients are
+processes of their own, so that the SDK does not hold up what is measured; prompts are random token ids, no two alike,
+so that no prefix cache helps.
 
 Tokens of an answer (its `usage`) are spread evenly over its chunks, and those of a chunk over the time since the one
 before (since the request was sent, for the first): eight canvases that end together at a window's edge would otherwise
@@ -74,6 +75,8 @@ class Answer:
     steps: int | None = None
     error: str = ""
     """The code of its error, or what broke. Empty: it was answered."""
+    said: str = ""
+    """Of an error, the server's words."""
 
 
 class Clients:
@@ -195,7 +198,7 @@ async def one(client: Any, load: Load, seed: int) -> Answer:
                 own = (part.usage.model_extra or {}).get("easel") or {}
                 answer.canvases, answer.steps = own.get("canvases"), own.get("denoising_steps")
     except openai.APIError as error:
-        answer.error = str(error.code or type(error).__name__)
+        answer.error, answer.said = str(error.code or type(error).__name__), str(error)[:300]
     except httpx.HTTPError as error:
         answer.error = type(error).__name__
     answer.ended = time.monotonic()
@@ -263,6 +266,7 @@ def summary(answers: list[Answer], start: float, end: float, chunk_tokens: int =
         "steps_a_canvas": round(sum(a.steps or 0 for a in whole) / canvases, 2) if canvases else None,
         "asked": len(seen),
         "failed": dict(Counter(answer.error for answer in failed)),
+        "first_error": next((answer.said for answer in failed if answer.said), None),
         "failed_before_any_text": sum(not answer.chunks for answer in failed),
     }
 
@@ -285,6 +289,7 @@ def main() -> None:
     parser.add_argument("--token-ids", type=int, nargs=2, default=(1000, 60_000), metavar=("FROM", "TO"))
     parser.add_argument("--steps", type=int, help="Easel only: so many denoising steps for each canvas")
     parser.add_argument("--extra", type=json.loads, default={}, help="more fields of the body, as JSON")
+    parser.add_argument("--no-seed", action="store_true", help="send no request a seed")
     parser.add_argument("--chunk-tokens", type=int, default=256, help="of a chunk whose answer broke")
     args = parser.parse_args()
     load = Load(
@@ -297,6 +302,7 @@ def main() -> None:
         token_ids=tuple(args.token_ids),
         extra=(forced(args.steps) if args.steps else {"ignore_eos": True}) | args.extra,
         most_requests=args.requests,
+        seeded=not args.no_seed,
     )
     answers, began = run(load)
     found = summary(answers, began + args.warm, began + args.warm + args.seconds, args.chunk_tokens)

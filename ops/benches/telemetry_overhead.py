@@ -25,6 +25,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import psutil
+from record import head
 from serving import MACHINE, ROOT, closed_loop, serving
 
 from easel.rayserve import processes
@@ -163,7 +164,7 @@ with receiver() as made:
 
 
 def main() -> None:
-    result: dict[str, Any] = {"machine": MACHINE, "rounds": ROUNDS, "seconds_a_turn": SECONDS}
+    result: dict[str, Any] = {**head(MACHINE), "rounds": ROUNDS, "seconds_a_turn": SECONDS}
     collector = subprocess.Popen(
         [sys.executable, "-c", COLLECTOR], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

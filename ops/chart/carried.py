@@ -35,7 +35,7 @@ def defaults() -> str:
     is written for them stands as it is."""
     autoscaled = ServeSettings.model_validate({"deployments": {"engine": {"autoscaling": {}}}})
     config = serve_config(autoscaled, HOST, PORT)
-    ingress, engine = config["applications"][0]["deployments"]
+    _, engine = config["applications"][0]["deployments"]
     made = {
         "serve": serve_config(ServeSettings(), HOST, PORT),
         "app": _tree(AppSettings()),
@@ -44,7 +44,6 @@ def defaults() -> str:
         "ingress": ServeSettings().deployments.ingress.model_dump(mode="json"),
         "autoscaling": AutoscalingSettings().model_dump(mode="json"),
         "autoscaling_config": engine["autoscaling_config"],
-        "autoscaled_ingress": ingress["user_config"],
         "live_limits": list(LIVE_LIMITS),
         "only_live": list(ONLY_LIVE),
         "keys_folder": KEYS_FOLDER,

@@ -123,9 +123,6 @@ class PodSettings(Block):
 class Head(PodSettings):
     """Ray's head: cluster state, dashboard, Serve's controller. No replica runs there."""
 
-    memory: Quantity = "4Gi"
-    """Asked for, and the limit. Shared memory counts to it."""
-
 
 class Gpu(Block):
     """GPUs of each pod."""

@@ -11,7 +11,7 @@
         RequestNotFound         404  no request of that id is waiting or running, of this caller's
       MethodNotAllowed          405  the route exists, not for this method
       BodyTooLarge              413  the body is over the limit
-      RateLimited               429  this key is over its limit
+      RateLimited               429  this key is over its limit, or its tenant has as much waiting as it may
       QueueFull                 503  the service is over its limit
         QueueTimeout            503  the request waited in the queue as long as it may
       NotReady                  503  the model is loading, or nothing runs it

@@ -56,6 +56,8 @@ class EngineState(StrEnum):
 
 MOST_BIASED = 300
 """Tokens whose logits may be changed on one canvas: what the tables of a kernel hold, and OpenAI's API allows."""
+MOST_STOPS = 64
+"""Distinct token ids that end one output, the checkpoint's own included: what a table of a kernel holds."""
 
 
 @dataclass(frozen=True, slots=True)

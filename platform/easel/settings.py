@@ -23,7 +23,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from easel.checkpoints import folder_of
@@ -31,7 +30,7 @@ from easel.errors import ConfigurationError
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_base import Name as Name
 from easel.settings_base import Settings
-from easel.settings_errors import describe
+from easel.settings_errors import describe, read_yaml
 from easel.settings_router import RouterSettings as RouterSettings
 from easel.settings_telemetry import TelemetrySettings
 from easel.tiers import DEFAULT_TIER, DEFAULT_TIERS, OPENAI_TIERS, Tier
@@ -373,6 +372,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def in_url(host: str) -> str:
+    """As it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def ensure_guarded(host: str, api: ApiSettings, setting: str) -> None:
     """Raises `ValueError` where the API would be open to others than this machine without keys and without a word."""
     if not is_loopback(host) and api.keys_file is None and not api.open_to_all:
@@ -392,10 +396,4 @@ def parse(data: Any, source: str = "settings") -> ServeSettings:
 
 def load(path: Path) -> ServeSettings:
     """Settings from a YAML file. Raises `ConfigurationError` that names the file and each wrong field."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML: {error}") from None
-    return parse(data, str(path))
+    return parse(read_yaml(path), str(path))

@@ -1,4 +1,5 @@
-"""What is wrong with a settings file, in words: one line for each wrong field, with the name that was probably meant.
+"""What is wrong with a file that people wrote, in words: one line for each wrong field, with the name that was probably
+meant.
 
 Owns: these words. Refuses to know: which settings there are (it is given the root of the tree).
 """
@@ -7,9 +8,28 @@ from __future__ import annotations
 
 import typing
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
+
+from easel.errors import ConfigurationError
+
+
+def read_yaml(path: Path, param: str | None = None, secret: bool = False) -> Any:
+    """What the file says. Raises `ConfigurationError` that names it, with `param`; for a `secret` one it shows no more
+    than the line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", param) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8", param) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there is not is no `YAMLError`
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"{path}: not YAML{where if secret else f': {error}'}", param) from None
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from easel.engine.fake import Script
+from easel.engine.fake import FakeEngine, Script
 from easel.errors import EaselError, EngineFailed
 from easel.evals.sudoku import solves
 from easel.protocol import Event, GenerationRequest
 from tests.browser.chromium import Page
 from tests.browser.conftest import Visit
-from tests.unit.api.edge import saying, spell
+from tests.unit.api.edge import EngineBackend, saying, spell, until
 
 pytestmark = pytest.mark.browser
 
@@ -43,7 +43,6 @@ async def watch_states(page: Page) -> None:
     )
 
 
-@pytest.mark.timeout(180)
 async def test_a_typed_puzzle_fills_in_and_is_right(sudoku: Visit) -> None:
     async with sudoku() as page:
         await page.click("#clear")
@@ -80,7 +79,6 @@ async def test_a_typed_puzzle_fills_in_and_is_right(sudoku: Visit) -> None:
         clean(page)
 
 
-@pytest.mark.timeout(180)
 async def test_what_breaks_the_rules_is_marked(sudoku: Visit) -> None:
     async with sudoku() as page:
         clash = "55" + HARD[2:]
@@ -138,7 +136,6 @@ async def asked(page: Page, body: dict[str, Any]) -> int:
     return int(answer["usage"]["easel"]["denoising_steps"])
 
 
-@pytest.mark.timeout(180)
 async def test_tiers_and_limits_are_chosen_sent_and_shown(sudoku: Visit) -> None:
     async with sudoku() as page:
         chosen = "document.querySelector('#tiers [aria-pressed=true]').textContent"
@@ -205,14 +202,21 @@ async def test_errors_are_shown_as_they_are(fake: Visit) -> None:
 
 
 async def test_stopping_leaves_the_engine_free(fake: Visit) -> None:
-    async with fake(Script(steps=lambda request, canvas: 40), "#completion", step_s=0.05) as page:
+    script = Script(steps=lambda request, canvas: 40)
+    engine = FakeEngine(step_s=0.05, canvas_length=16, script=script)
+    await engine.start()
+    backend = EngineBackend(engine)
+    async with fake(script, "#completion", backend=backend) as page:
         await page.fill("#prompt", "Hi")
         await page.click("#complete")
         await page.until("document.querySelectorAll('#canvas .cell').length")
+        assert backend.busy == 1
         await page.click("#panel-completion .stop")
         await page.until(f"{STATUS}.startsWith('Stopped')")
         assert await page.get("document.querySelector('#panel-completion .stop').hidden")
+        await until(lambda: backend.busy == 0)
         clean(page)
+    await engine.stop()
 
 
 class Locked:
@@ -284,7 +288,6 @@ async def test_without_progress_there_is_still_an_answer(fake: Visit) -> None:
         clean(page)
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_nothing_serious(sudoku: Visit, axe: str, scheme: str) -> None:
     async with sudoku() as page:

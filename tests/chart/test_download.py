@@ -19,14 +19,15 @@ import pytest
 from tests.chart.cases import CASES
 from tests.chart.helm import CHART, render
 
-COMMIT = "0" * 40
+COMMIT, LATER = "0" * 40, "1" * 40
 WEIGHTS = bytes(range(256)) * 4096 * 32
 """32 MiB: the client writes what it has in pieces of 10 MB."""
 FILES = {"config.json": b'{"model_type": "x"}', "model.safetensors": WEIGHTS, "notes.bin": b"not asked for"}
+REVISIONS = {COMMIT: FILES, LATER: FILES | {"config.json": b'{"model_type": "y"}'}}
 
 
 class Hub:
-    """As much of a hub as a download of one revision needs."""
+    """As much of a hub as a download needs."""
 
     def __init__(self) -> None:
         self.breaks_after: int | None = None
@@ -58,25 +59,27 @@ class Hub:
         if self.gone:
             return
         path = request.path.split("?")[0]
-        if path == f"/api/models/owner/model/revision/{COMMIT}":
-            self.send(request, json.dumps(self.info()).encode(), {"Content-Type": "application/json"}, body)
-        elif path.startswith(f"/owner/model/resolve/{COMMIT}/") and (name := path.rsplit("/", 1)[1]) in FILES:
-            headers = {"ETag": f'"{digest(FILES[name])}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-            data = FILES[name]
+        commit = next(commit for commit in REVISIONS if commit in path)
+        files = REVISIONS[commit]
+        if path == f"/api/models/owner/model/revision/{commit}":
+            self.send(request, json.dumps(self.info(commit)).encode(), {"Content-Type": "application/json"}, body)
+        elif path.startswith(f"/owner/model/resolve/{commit}/") and (name := path.rsplit("/", 1)[1]) in files:
+            data = files[name]
+            headers = {"ETag": f'"{digest(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
             if name == "model.safetensors" and self.spoiled:
                 data = b"?" + data[1:]
             self.send(request, data, headers, body, name == "model.safetensors")
         else:
             request.send_error(404)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, commit: str) -> dict[str, Any]:
         siblings = []
-        for name, data in FILES.items():
+        for name, data in REVISIONS[commit].items():
             item: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": digest(data)[:40]}
             if name.endswith(".safetensors"):
                 item["lfs"] = {"sha256": digest(data), "size": len(data), "pointerSize": 134}
             siblings.append(item)
-        return {"id": "owner/model", "modelId": "owner/model", "sha": COMMIT, "siblings": siblings, "tags": []}
+        return {"id": "owner/model", "modelId": "owner/model", "sha": commit, "siblings": siblings, "tags": []}
 
     def send(
         self, request: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], body: bool, weights: bool = False
@@ -175,6 +178,17 @@ def test_what_broke_off_is_gone_on_with(hub: Hub, volume: Volume) -> None:
     assert (volume.folder / "config.json").stat().st_mtime_ns == before
     assert hub.ranges[0] == 0
     assert hub.ranges[-1] >= 20_000_000, f"the weights were asked for from {hub.ranges}"
+
+
+def test_what_was_begun_of_another_revision_is_not_mixed_in(hub: Hub, volume: Volume) -> None:
+    """The hub keeps no checksum of small files, so nothing else would tell."""
+    hub.breaks_after = 25_000_000
+    assert volume.download()[0] != 0
+    hub.breaks_after, hub.gone = None, False
+    code, output = volume.download(revision=LATER)
+    assert code == 0, output
+    assert (volume.folder / "config.json").read_bytes() == REVISIONS[LATER]["config.json"]
+    assert volume.files == {"config.json", "model.safetensors", ".easel-complete"}
 
 
 def test_what_was_spoilt_is_taken_again(hub: Hub, volume: Volume) -> None:

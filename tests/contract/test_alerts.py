@@ -33,6 +33,7 @@ def test_promtool_reads_the_rules() -> None:
     assert f"{len(ALL_RULES)} rules found" in done.stdout
 
 
+@pytest.mark.timeout(600)  # days of rules: half a minute of a core, which may be busy
 def test_alerts_fire_when_they_should() -> None:
     done = promtool("test", "rules", "easel.tests.yaml")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from easel.api.easel_options import EaselOptions
 from easel.api.openapi import OPERATIONS
 from easel.api.schemas import ChatBody, CompletionBody, StreamOptions, TemplateOptions
+from easel.engine.reference import engine as reference
 from easel.engine.vllm.interface import VERSION
 from easel.engine.vllm.translation import EXPECTED_STEPS, UNUSED
 
@@ -29,4 +30,6 @@ def test_every_parameter_of_the_api_is_in_the_table() -> None:
 def test_the_pages_facts_are_the_codes() -> None:
     assert f"vLLM {VERSION}" in PAGE
     assert f"`work` counts {EXPECTED_STEPS:g} steps a canvas" in PAGE
-    assert all(f"`{name}`" in PAGE for name in UNUSED)
+    of_vllm, of_reference = PAGE.split("\n## vllm")[1], PAGE.split("\n## reference")[1].split("\n## vllm")[0]
+    assert all(f"`{name}`" in of_vllm for name in UNUSED)
+    assert all(f"`{name}`" in of_reference for name in reference.UNUSED)

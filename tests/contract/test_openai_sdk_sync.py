@@ -47,7 +47,7 @@ def client(checkpoint: Path, backend: Any, **options: Any) -> Iterator[OpenAI]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     try:
-        assert started.wait(20)
+        assert started.wait(60)
         with OpenAI(base_url=address[0] + "/v1", api_key="none", **options) as made:
             yield made
     finally:
@@ -158,7 +158,7 @@ def test_a_call_is_cancelled_by_the_id_that_it_was_given(checkpoint: Path) -> No
             threading.Event().wait(0.005)
         found: Any = sdk.delete("/requests/mine", cast_to=object)
         assert found == {"id": "mine", "object": "request", "cancelled": True}
-        answer: Any = asked.result(30)
+        answer: Any = asked.result(60)
         with pytest.raises(openai.NotFoundError, match="No request 'mine'"):
             sdk.delete("/requests/mine", cast_to=object)
     assert answer.choices[0].finish_reason == "length"

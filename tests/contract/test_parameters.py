@@ -4,10 +4,11 @@ checkpoint: each changes what it says it changes, and nothing else."""
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
 
 import httpx
 import openai
@@ -18,8 +19,6 @@ from easel.engine.native.engine import NativeEngine
 from easel.protocol import Event, GenerationRequest
 from easel.settings import AppSettings
 from easel.telemetry.names import STEPS
-
-pytestmark = pytest.mark.timeout(120)
 
 SETTINGS = AppSettings.model_validate(
     {
@@ -136,15 +135,25 @@ async def test_a_stop_string_wastes_one_canvas_at_most() -> None:
     engine = NativeEngine(SETTINGS.model.folder, SETTINGS.model.engine)
     await engine.start()
     assert engine._parts
-    decode = engine._parts.runner.run
+    decode, passes, told = engine._parts.runner.run, itertools.count(1), threading.Event()
 
     def unhurried(plan: Any) -> Any:
-        time.sleep(0.04)  # so that a canvas takes longer than an event on its way
+        if next(passes) == 15:  # in the second canvas: what the first one says has time to arrive
+            told.wait(30)
         return decode(plan)
+
+    class Told(Bare):
+        async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+            try:
+                async with aclosing(cast("Any", super().generate(request))) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                told.set()
 
     engine._parts.runner.run = unhurried  # type: ignore[method-assign]
     try:
-        backend = Bare(engine)
+        backend = Told(engine)
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(create_app(SETTINGS, backend)), base_url="http://easel"
         ) as http:

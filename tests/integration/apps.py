@@ -4,7 +4,10 @@ fail N    fails instead of committing canvas N
 slow      takes 48 denoising steps a canvas
 freeze    stops the engine's loop for good
 die       ends the process
-hold F    says nothing after the first canvas until file F is there; if the client leaves first, writes F.left
+hold F    keeps its slot after the first canvas, and goes no further until file F is there
+hold N F  the same after N canvases
+
+If the client of the last two leaves before F is there, the engine writes F.left.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from ray.serve import Application
 
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import EngineFailed
-from easel.protocol import CanvasCommitted, EngineStats, Event, GenerationRequest
+from easel.protocol import EngineStats, Event, GenerationRequest
 from easel.rayserve.app import application
 from easel.settings import ModelSettings, parse
-from tests.integration.script import SLOTS, STEP_S, fail, steps, text
+from tests.integration.script import SLOTS, STEP_S, fail, held, steps, text
 
 
 class Scripted(FakeEngine):
@@ -32,24 +35,18 @@ class Scripted(FakeEngine):
             os._exit(1)
         if "refuse" in text(request):
             raise EngineFailed("The engine was told to fail.")
-        held = text(request).removeprefix("hold ") if text(request).startswith("hold ") else None
-        async with aclosing(cast("Any", super().generate(request))) as events:
-            async for event in events:
-                yield event
-                if held and isinstance(event, CanvasCommitted):
-                    await until_there(held)
-                    held = None
+        try:
+            async with aclosing(cast("Any", super().generate(request))) as events:
+                async for event in events:
+                    yield event
+        except (asyncio.CancelledError, GeneratorExit):  # how an engine hears that a client has left
+            if (file := held(request)) is not None:
+                file.with_name(file.name + ".left").touch()
+            raise
 
-
-async def until_there(name: str) -> None:
-    """The end of the generator is how an engine hears that a client has left."""
-    try:
-        while not os.path.exists(name):
-            await asyncio.sleep(0.02)
-    except (asyncio.CancelledError, GeneratorExit):
-        with open(name + ".left", "w"):
-            pass
-        raise
+    def _advance(self, sequence: Any) -> None:
+        if held(sequence.request, sequence.canvases) is None:
+            super()._advance(sequence)
 
 
 def scripted(model: ModelSettings) -> FakeEngine:

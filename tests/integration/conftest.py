@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from easel.errors import NotReady
 from easel.rayserve import processes
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings, parse
@@ -23,20 +25,45 @@ ROOT = Path(__file__).parents[2]
 APPLICATIONS = "tests.integration.apps:"
 
 
+MOST_S = 600.0
+"""For one test and what is started for it. A hang is what it is against: a session is up in 20 s on two idle cores, and
+three times later on two busy ones."""
+PATIENCE_S = 180.0
+"""For one thing that is waited for, and for one answer. Most come within seconds; the longest are a replica's death and
+two starts of another."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.timeout(MOST_S))
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    """What `condition` returns, once that is true. Errors of the connection count as not yet."""
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+    """What `condition` returns, once that is true. That a connection broke, or that Serve could not be asked, counts as
+    not yet."""
     deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
+    while True:
+        error = None
+        try:
+            if result := condition():
+                return result
+        except (httpx.TransportError, NotReady) as raised:
+            error = raised
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what}") from error
         time.sleep(0.05)
-    return result
+
+
+@contextlib.contextmanager
+def let_go(*files: Path) -> Iterator[None]:
+    """What waits for these files goes on in the end, also where a test fails: nobody waits for a stream without one."""
+    try:
+        yield
+    finally:
+        for file in files:
+            file.touch()
 
 
 @pytest.fixture(scope="session")
@@ -86,30 +113,31 @@ def replica_of(local: Local, deployment: str, application: str = "easel") -> psu
     """The process of the one replica. Serve gives it its name."""
     title = f"ray::ServeReplica:{application}:{deployment}"
 
-    def find() -> list[psutil.Process]:
-        found = []
-        for process in processes.members(local.session.mark, local.keeper):
-            try:
-                if process.cmdline()[:1] == [title]:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    return wait_until(find, f"a process named {title}")[0]
+    return wait_until(lambda: titled(local, title), f"a process named {title}")[0]
 
 
-def samples(local: Local, name: str, application: str = "easel") -> dict[str, float]:
+def titled(local: Local, title: str) -> list[psutil.Process]:
+    """The session's processes of that name."""
+    found = []
+    for process in processes.members(local.session.mark, local.keeper):
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if process.cmdline()[:1] == [title]:
+                found.append(process)
+    return found
+
+
+def samples(local: Local, name: str, application: str = "easel", **labels: str) -> dict[str, float]:
     """A metric's value by replica, over its other labels, from where Prometheus would take it: the node's agent."""
+    wanted = {"application": application, **labels}.items()
     found: dict[str, float] = {}
     for port in agent_ports(local):
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30, trust_env=False)
         except httpx.TransportError:
             continue  # another of the agent's ports
         for family in text_string_to_metric_families(answer.text if answer.status_code == 200 else ""):
             for sample in family.samples:
-                if sample.name == f"ray_{name}" and sample.labels.get("application") == application:
+                if sample.name == f"ray_{name}" and wanted <= sample.labels.items():
                     replica = sample.labels["replica"]
                     found[replica] = found.get(replica, 0.0) + sample.value
     return found
@@ -128,6 +156,7 @@ def busy_slots(local: Local, application: str = "easel") -> Callable[[], float]:
 def agent_ports(local: Local) -> list[int]:
     found = []
     for process in processes.members(local.session.mark, local.keeper):
-        if process.cmdline()[:1] == ["ray::DashboardAgent"]:
-            found += [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if process.cmdline()[:1] == ["ray::DashboardAgent"]:
+                found += [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     return found

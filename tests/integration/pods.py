@@ -146,11 +146,15 @@ class Pod:
         return done.returncode, done.stdout + done.stderr
 
     def first(self) -> int:
-        """Its first process, by the machine's count."""
+        """Its first process, by the machine's count; one that has just been started may not have it yet."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert children, f"it has ended: {self.log()}"
-        return int(children[0])
+        deadline = time.monotonic() + 60
+        while self.process.poll() is None and time.monotonic() < deadline:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            if children:
+                return int(children[0])
+            time.sleep(0.02)
+        raise AssertionError(f"it has ended: {self.log()}")
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-4000:]

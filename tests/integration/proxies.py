@@ -17,6 +17,8 @@ from pathlib import Path
 
 import trustme
 
+from easel.rayserve.session import free_ports
+
 ROOT = Path(__file__).parents[2]
 SHOWN = "chat-easel-serve-svc.prod.svc.cluster.local"
 LANGUAGES = {"nginx": "nginx", "haproxy": "haproxy", "envoy": "yaml"}
@@ -72,7 +74,7 @@ def running(
     program = binary(kind)
     assert program is not None
     folder.mkdir()
-    own = _free_port()
+    [own] = free_ports(1, {port})  # none that the kernel gives to others before the proxy has it
     text = _ready(kind, shown(kind), own, port, certificates)
     for old, new in (changes or {}).items():
         text = _replaced(text, old, new)
@@ -146,14 +148,8 @@ def _replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

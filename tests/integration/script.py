@@ -2,11 +2,14 @@
 
 fail N    fails instead of committing canvas N
 slow      takes 48 denoising steps a canvas
+hold F    keeps its slot after the first canvas, and goes no further until file F is there
+hold N F  the same after N canvases
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from easel.engine.fake import BYTE_OFFSET
 from easel.errors import EaselError, EngineFailed
@@ -27,3 +30,12 @@ def steps(request: GenerationRequest, canvas: int) -> int:
 def fail(request: GenerationRequest, canvas: int) -> EaselError | None:
     told = re.search(r"fail (\d)", text(request))
     return EngineFailed("The engine was told to fail.") if told and canvas == int(told[1]) else None
+
+
+def held(request: GenerationRequest, canvases: int | None = None) -> Path | None:
+    """The file that it waits for, with so many canvases committed or at some time; None where it goes on."""
+    told = re.search(r"hold (?:(\d+) )?(/\S+)", text(request))
+    if told is None or (canvases is not None and canvases < int(told[1] or 1)):
+        return None
+    file = Path(told[2])
+    return None if file.exists() else file

@@ -18,7 +18,6 @@ from tests.integration import pods
 from tests.integration.conftest import wait_until
 from tests.integration.pods import HEAD, SERVICE, Network, Pod, added, deploy, ray_start
 
-pytestmark = pytest.mark.timeout(580)
 TWO = {"workers": {"cpu": {"minReplicas": 2, "maxReplicas": 2}}}
 HEAD_IP, FIRST_IP, SECOND_IP = (f"{pods.NET}.{number}" for number in (2, 3, 4))
 

@@ -19,9 +19,7 @@ import yaml
 from easel.rayserve import processes, session
 from easel.rayserve.local import Local
 from easel.settings import ServeSettings
-from tests.integration.conftest import wait_until
-
-pytestmark = [pytest.mark.timeout(180)]
+from tests.integration.conftest import PATIENCE_S, wait_until
 
 
 class Command:
@@ -53,18 +51,18 @@ class Command:
                 raise AssertionError(f"ended with {self.process.returncode}:\n{''.join(self.lines)}")
             return match[1] if match else None
 
-        return str(wait_until(found, pattern, 120))
+        return str(wait_until(found, pattern))
 
     def wait(self) -> int:
-        code = self.process.wait(120)
-        self._reader.result(10)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.result(PATIENCE_S)
         return code
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._reader.result(10)
+        self._reader.result(PATIENCE_S)
         self._pool.shutdown()
         assert self.process.stdout
         self.process.stdout.close()
@@ -78,6 +76,11 @@ def config(settings: ServeSettings, tmp_path: Path) -> Path:
     path = tmp_path / "easel.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
+
+
+def ask(url: str) -> httpx.Response:
+    body = {"model": "easel", "prompt": "Hello", "max_tokens": 8}
+    return httpx.post(url + "/v1/completions", json=body, timeout=PATIENCE_S, trust_env=False)
 
 
 def stays_empty(folder: Path) -> bool:
@@ -95,7 +98,7 @@ def commands() -> Iterator[list[Command]]:
 def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     local: Local, config: Path, commands: list[Command]
 ) -> None:
-    port = session.free_ports(1)[0]
+    port = session.free_ports(1, session._claimed(session._root()))[0]
     # First run: a request that runs when Ctrl-C comes is answered in full, then nothing is left.
     first = Command(config, "--port", str(port))
     commands.append(first)
@@ -105,13 +108,13 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     keeper = json.loads((folder / "session.json").read_text())["keeper"]
     assert len(processes.members(str(folder), keeper)) > 8
     body = {"model": "easel", "prompt": "Hello", "max_tokens": 500}
-    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as http:
         request = http.build_request("POST", "/v1/completions", json={**body, "stream": True})
         stream = http.send(request, stream=True)
         first.process.send_signal(signal.SIGINT)
         rest = pool.submit(lambda: stream.read().decode())
         first.find("(Stopping)")
-        assert rest.result(60).rstrip().endswith("data: [DONE]")
+        assert rest.result(PATIENCE_S).rstrip().endswith("data: [DONE]")
     assert first.wait() == 0
     assert first.lines[-1] == "Stopped.\n"
     assert stays_empty(folder)
@@ -122,7 +125,7 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     second = Command(config, "--port", str(port))
     commands.append(second)
     folder = Path(second.find(r"cat (\S+)/token"))
-    assert httpx.post(url + "/v1/completions", json={**body, "max_tokens": 8}, trust_env=False).status_code == 200
+    assert ask(url).status_code == 200
     state = json.loads((folder / "session.json").read_text())
     second.process.kill()
     second.wait()
@@ -132,8 +135,7 @@ def test_serves_drains_and_stops_twice_on_one_port_beside_another_session(
     assert not folder.exists()
 
     # The other session never noticed.
-    answer = httpx.post(local.session.url + "/v1/completions", json={**body, "max_tokens": 8}, trust_env=False)
-    assert answer.status_code == 200
+    assert ask(local.session.url).status_code == 200
 
 
 def test_every_gpu_gets_an_engine_replica(
@@ -157,8 +159,7 @@ def test_every_gpu_gets_an_engine_replica(
         return sum(title[:1] == ["ray::ServeReplica:easel:engine"] for title in titles if title)
 
     wait_until(lambda: engines() == 3, "three engines run")
-    body = {"model": "easel", "prompt": "Hello", "max_tokens": 8}
-    assert httpx.post(url + "/v1/completions", json=body, timeout=60, trust_env=False).status_code == 200
+    assert ask(url).status_code == 200
     command.process.send_signal(signal.SIGINT)
     assert command.wait() == 0
 
@@ -169,7 +170,7 @@ def test_a_taken_port_is_said_before_anything_starts(local: Local, config: Path,
     commands.append(command)
     assert command.wait() == 2
     assert f"port {local.session.ports.api} on 127.0.0.1 is taken" in command.lines[-1]
-    assert set(session._root().glob("*/*.json")) == before
+    assert set(session._root().glob("*/*.json")) <= before
 
 
 def test_a_model_that_does_not_load_is_said_and_nothing_stays(config: Path, commands: list[Command]) -> None:
@@ -182,6 +183,6 @@ def test_a_model_that_does_not_load_is_said_and_nothing_stays(config: Path, comm
     assert command.wait() == 1
     assert "The model did not start" in command.lines[-1]
     assert "ConfigurationError" in command.lines[-1]
-    folders = list(session._root().glob("*/"))
-    assert any((folder / session.FAILED).exists() for folder in folders)
-    assert all(stays_empty(folder) for folder in folders if (folder / session.FAILED).exists())
+    folder = Path(command.find(r"its logs are in (\S+)"))
+    assert (folder / session.FAILED).exists()
+    assert stays_empty(folder)

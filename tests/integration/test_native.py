@@ -12,7 +12,7 @@ import pytest
 from easel.rayserve.config import IMPORT_PATH, arguments, live_limits
 from easel.rayserve.local import Local
 from easel.settings import load
-from tests.integration.conftest import APPLICATIONS, ROOT, replica_of, wait_until
+from tests.integration.conftest import APPLICATIONS, PATIENCE_S, ROOT, replica_of, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def client(local: Local) -> Iterator[openai.OpenAI]:
     local.dashboard.deploy(before | {"applications": [*before["applications"], native]})
     url = local.session.url + "/native"
     http = httpx.Client(trust_env=False)
-    wait_until(lambda: http.get(url + "/readyz").status_code == 200, "the model is loaded", 120)
-    with openai.OpenAI(base_url=url + "/v1", api_key="-", max_retries=0, timeout=110, http_client=http) as made:
+    wait_until(lambda: http.get(url + "/readyz").status_code == 200, "the model is loaded")
+    with openai.OpenAI(base_url=url + "/v1", api_key="-", max_retries=0, timeout=PATIENCE_S, http_client=http) as made:
         yield made
     local.dashboard.deploy(before)
 

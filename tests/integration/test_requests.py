@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
 from easel.rayserve.local import Local
-from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.conftest import APPLICATIONS, PATIENCE_S, let_go, replica_of, wait_until
 from tests.integration.script import SLOTS
 
 
@@ -19,7 +20,7 @@ from tests.integration.script import SLOTS
 def client(local: Local) -> Iterator[openai.OpenAI]:
     http = httpx.Client(trust_env=False)
     with openai.OpenAI(
-        base_url=local.session.url + "/v1", api_key="-", max_retries=0, timeout=60, http_client=http
+        base_url=local.session.url + "/v1", api_key="-", max_retries=0, timeout=PATIENCE_S, http_client=http
     ) as made:
         yield made
 
@@ -60,18 +61,21 @@ def test_sixteen_streams_at_once_say_what_they_say_alone(client: openai.OpenAI) 
         assert list(pool.map(lambda what: streamed(client, *what), asked)) == alone
 
 
-def test_a_client_that_leaves_frees_its_slot(local: Local, client: openai.OpenAI) -> None:
-    """The long answers hold every slot, three times over: what came after would not get one in time."""
-    with httpx.Client(base_url=local.session.url, timeout=60, trust_env=False) as http:
-        body = {"model": "easel", "prompt": "slow", "max_tokens": 3000, "stream": True}
+def test_a_client_that_leaves_frees_its_slot(local: Local, client: openai.OpenAI, tmp_path: Path) -> None:
+    """Answers that never end hold every slot, three times over: what came after would not get one."""
+    never = tmp_path / "never"
+    with (
+        httpx.Client(base_url=local.session.url, timeout=PATIENCE_S, trust_env=False) as http,
+        ThreadPoolExecutor(SLOTS) as pool,
+        let_go(never),
+    ):
+        body = {"model": "easel", "prompt": f"hold 0 {never}", "max_tokens": 300, "stream": True}
         for _ in range(3):
             asked = [http.build_request("POST", "/v1/completions", json=body) for _ in range(SLOTS)]
-            with ThreadPoolExecutor(SLOTS) as pool:
-                streams = list(pool.map(lambda request: http.send(request, stream=True), asked))
+            streams = list(pool.map(lambda request: http.send(request, stream=True), asked))
             for stream in streams:
                 assert stream.status_code == 200
                 stream.close()
-    with ThreadPoolExecutor(SLOTS) as pool:
         answers = list(pool.map(lambda i: streamed(client, "quick", 8, i), range(SLOTS)))
     assert [len(answer) for answer in answers] == [8] * SLOTS
 
@@ -93,7 +97,7 @@ def test_an_error_after_the_first_byte_is_an_event(local: Local, client: openai.
         streamed(client, "sdk: fail 1", 600)
     assert raised.value.code == "engine_failed"
     body = {"model": "easel", "prompt": "raw: fail 1", "max_tokens": 600, "stream": True}
-    answer = httpx.post(local.session.url + "/v1/completions", json=body, timeout=60, trust_env=False)
+    answer = httpx.post(local.session.url + "/v1/completions", json=body, timeout=PATIENCE_S, trust_env=False)
     assert answer.status_code == 200
     events = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
     assert json.loads(events[-1])["error"]["code"] == "engine_failed"

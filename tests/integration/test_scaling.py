@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -16,10 +16,8 @@ from easel.rayserve import processes
 from easel.rayserve.config import LOG_LEVEL, autoscaling_config, live_limits, live_targets
 from easel.rayserve.local import Local
 from easel.settings import AutoscalingSettings
-from tests.integration.conftest import APPLICATIONS, replica_of, wait_until
+from tests.integration.conftest import APPLICATIONS, PATIENCE_S, replica_of, wait_until
 from tests.integration.script import SLOTS
-
-pytestmark = [pytest.mark.timeout(240)]
 
 PATH = "/scaled"
 AUTOSCALING = {"min_replicas": 0, "max_replicas": 2, "target_s": 1.0, "down_delay_s": 1.0, "to_zero_delay_s": 1.0}
@@ -27,7 +25,7 @@ AUTOSCALING = {"min_replicas": 0, "max_replicas": 2, "target_s": 1.0, "down_dela
 
 def ask(local: Local, prompt: str, max_tokens: int = 8, path: str = PATH) -> httpx.Response:
     body = {"model": "easel", "prompt": prompt, "max_tokens": max_tokens}
-    return httpx.post(f"{local.session.url}{path}/v1/completions", json=body, timeout=90, trust_env=False)
+    return httpx.post(f"{local.session.url}{path}/v1/completions", json=body, timeout=PATIENCE_S, trust_env=False)
 
 
 @contextmanager
@@ -48,7 +46,7 @@ def asking(local: Local, clients: int, prompt: str, max_tokens: int = 500) -> It
         finally:
             stop.set()
         for client in asked:
-            client.result(90)
+            client.result(PATIENCE_S)
 
 
 class Scaled:
@@ -70,27 +68,44 @@ class Scaled:
         self.ingress["user_config"] = {"autoscaling": live_targets(settings)}
         self.local.dashboard.deploy(self.before | {"applications": [*self.before["applications"], self.application]})
 
+    def engine_deployment(self) -> dict[str, Any]:
+        """Serve's account of it. Empty while Serve has none: a controller that was restarted does at first not know."""
+        found = self.local.dashboard.applications()["applications"].get("scaled", {}).get("deployments", {})
+        return dict(found.get("engine", {}))
+
     def engines(self) -> list[str]:
         """Names of the engine replicas that run."""
-        found = self.local.dashboard.applications()["applications"].get("scaled", {}).get("deployments", {})
-        replicas = found.get("engine", {}).get("replicas", [])
+        replicas = self.engine_deployment().get("replicas", [])
         return sorted(replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING")
 
     def settled(self, count: int) -> list[str]:
         """Their names once there are so many, with none starting or stopping; until then an empty list."""
-        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
-        if found["target_num_replicas"] != count or len(found["replicas"]) != count:
+        found = self.engine_deployment()
+        replicas = found.get("replicas", [])
+        if found.get("target_num_replicas") != count or len(replicas) != count:
             return []
-        return self.engines() if all(replica["state"] == "RUNNING" for replica in found["replicas"]) else []
+        running = sorted(replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING")
+        return running if len(running) == count else []
 
     def states(self) -> list[str]:
         """Of all its engine replicas."""
-        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
-        return [str(replica["state"]) for replica in found["replicas"]]
+        return [str(replica["state"]) for replica in self.engine_deployment().get("replicas", [])]
 
-    def target(self) -> int:
-        found = self.local.dashboard.applications()["applications"]["scaled"]["deployments"]["engine"]
-        return int(found["target_num_replicas"])
+    def is_empty(self) -> bool:
+        """Whether there is no replica, and none is to be."""
+        found = self.engine_deployment()
+        return found.get("target_num_replicas") == 0 and not found.get("replicas")
+
+
+def kill(local: Local, title: str) -> None:
+    """The processes whose name begins so: Ray adds what they are doing."""
+    killed = 0
+    for process in processes.members(local.session.mark, local.keeper):
+        with suppress(psutil.Error):  # it may end while it is looked at
+            if (process.cmdline() or [""])[0].startswith(title):
+                process.kill()
+                killed += 1
+    assert killed, title
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +118,13 @@ def scaled(local: Local) -> Iterator[Scaled]:
 
 
 def test_from_none_to_two_and_back_to_none_with_requests_held(local: Local, scaled: Scaled) -> None:
-    wait_until(lambda: scaled.engines() == [] and scaled.target() == 0, "the last replica is gone")
-    assert httpx.get(f"{local.session.url}{PATH}/readyz", trust_env=False).status_code == 200
-    with ThreadPoolExecutor(24) as pool:
-        answers = [pool.submit(ask, local, f"slow {i}", 500) for i in range(24)]
+    wait_until(scaled.is_empty, "the last replica is gone")
+    assert httpx.get(f"{local.session.url}{PATH}/readyz", timeout=PATIENCE_S, trust_env=False).status_code == 200
+    # Until two run: what was held at first may be done before a second one is up.
+    with asking(local, 24, "slow") as statuses:
         wait_until(lambda: len(scaled.engines()) == 2, "two replicas run")
-        assert [answer.result(90).status_code for answer in answers] == [200] * 24
-    wait_until(lambda: scaled.engines() == [] and scaled.target() == 0, "nothing is left of them")
+    assert set(statuses) == {200}
+    wait_until(scaled.is_empty, "nothing is left of them")
 
 
 def test_bounds_and_targets_change_without_a_new_replica(local: Local, scaled: Scaled) -> None:
@@ -129,31 +144,31 @@ def test_the_actor_and_the_controller_may_die(local: Local, scaled: Scaled) -> N
     scaled.deploy(min_replicas=1)
     wait_until(lambda: scaled.settled(1), "one replica runs")
     for title in ("ray::WorkLedger", "ray::ServeController"):
-        found = [p for p in processes.members(local.session.mark, local.keeper) if _title(p).startswith(title)]
-        assert found, title
-        for process in found:
-            process.kill()
+        kill(local, title)
         assert ask(local, "quick").status_code == 200
     # As much work as at first, until it has its effect: how long a controller takes to come back is Ray's affair.
     with asking(local, 24, "slow") as statuses:
-        wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work", 120)
+        wait_until(lambda: len(scaled.engines()) == 2, "there are more of them for more work")
     assert set(statuses) == {200}
 
 
 def test_the_controller_may_die_while_a_replica_is_being_stopped(local: Local, scaled: Scaled) -> None:
     """Its successor does not take the stopped one for a failed start, which here would be the end of the deployment."""
-    scaled.deploy(min_replicas=2)
-    wait_until(lambda: scaled.settled(2), "two replicas run")
-    # Nothing to do, so that it has stopped before the next controller is up.
-    scaled.deploy(min_replicas=1, max_replicas=1)
-    wait_until(lambda: "STOPPING" in scaled.states(), "one is being stopped")
-    for process in processes.members(local.session.mark, local.keeper):
-        if _title(process).startswith("ray::ServeController"):
-            process.kill()
-    with asking(local, SLOTS, "slow") as statuses:
-        wait_until(lambda: scaled.settled(1), "one is left, or a new one runs", 60)
+    for _ in range(8):
         scaled.deploy(min_replicas=2)
-        wait_until(lambda: scaled.settled(2), "and a second one again", 60)
+        wait_until(lambda: scaled.settled(2), "two replicas run")
+        # Nothing to do, so that it has stopped before the next controller is up. That takes a second: it may be missed.
+        scaled.deploy(min_replicas=1, max_replicas=1)
+        seen = wait_until(lambda: "STOPPING" in scaled.states() or scaled.settled(1), "one is being stopped")
+        if seen is True:
+            break
+    else:
+        raise AssertionError("none was ever seen being stopped")
+    kill(local, "ray::ServeController")
+    with asking(local, SLOTS, "slow") as statuses:
+        wait_until(lambda: scaled.settled(1), "one is left, or a new one runs")
+        scaled.deploy(min_replicas=2)
+        wait_until(lambda: scaled.settled(2), "and a second one again")
     assert set(statuses) == {200}
 
 
@@ -164,16 +179,9 @@ def test_a_rolling_update_under_load_fails_nobody(local: Local, scaled: Scaled) 
         # Another command line for the engine: a restart of it and nothing else.
         scaled.engine["ray_actor_options"] = {"num_cpus": 0.001}
         scaled.deploy(min_replicas=2)
-        wait_until(lambda: len(scaled.engines()) == 2 and not set(before) & set(scaled.engines()), "all are new", 90)
+        wait_until(lambda: len(scaled.engines()) == 2 and not set(before) & set(scaled.engines()), "all are new")
     assert len(statuses) > 10
     assert set(statuses) == {200}
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return (process.cmdline() or [""])[0]
-    except psutil.Error:
-        return ""
 
 
 def test_its_engine_is_what_the_settings_say(local: Local, scaled: Scaled) -> None:

@@ -63,6 +63,17 @@ def test_file_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigurationError, match=r"bad\.yaml: not YAML"):
         load(tmp_path / "bad.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=r"binary\.yaml: not UTF-8"):
+        load(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: 2001-99-99", "a: 0b_", "a: " + "[" * 5000])
+def test_what_the_yaml_library_stumbles_over_is_not_yaml(tmp_path: Path, text: str) -> None:
+    """No such date, a number without digits, brackets without end: none is an error of the library's own."""
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"odd\.yaml: not YAML"):
+        load(tmp_path / "odd.yaml")
 
 
 def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

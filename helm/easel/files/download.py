@@ -2,8 +2,9 @@
 containers, run.
 
 The folder is complete when it holds the mark `.easel-complete` with the wanted repository, revision, patterns and
-checksums. Until then files lie beside it in `.FOLDER.part`, where the next attempt goes on with what is there. Several
-pods on one volume: the first takes a lock, the others wait for the mark.
+checksums. Until then files lie beside it in `.FOLDER.part`, where the next attempt at the same goes on with what is
+there; what was begun of another revision is removed. Several pods on one volume: the first takes a lock, the others
+wait for the mark.
 
 Owns: downloading, checking, marking. Refuses to know: what is in the files.
 """
@@ -19,7 +20,7 @@ import time
 from fnmatch import fnmatch
 from pathlib import Path
 
-MARK = ".easel-complete"
+MARK, BEGUN = ".easel-complete", ".easel-begun"
 LOOK_S = 2.0
 
 
@@ -29,10 +30,14 @@ def say(text: str) -> None:
 
 
 def complete(folder: Path, wanted: dict) -> bool:
+    return read(folder / MARK) == wanted
+
+
+def read(mark: Path) -> object:
     try:
-        return json.loads((folder / MARK).read_text()) == wanted
+        return json.loads(mark.read_text())
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def sha256(path: Path) -> str:
@@ -90,7 +95,12 @@ def check(part: Path, files: dict[str, tuple[int | None, str | None]], own: dict
 
 def download(folder: Path, wanted: dict) -> None:
     part = folder.with_name(f".{folder.name}.part")
+    source = {name: wanted[name] for name in ("repository", "revision", "files")}
+    if part.exists() and read(part / BEGUN) != source:
+        say(f"{part} is of another download: it begins anew")
+        shutil.rmtree(part)
     part.mkdir(parents=True, exist_ok=True)
+    (part / BEGUN).write_text(json.dumps(source))
     files = expected(wanted)
     say(f"downloading {len(files)} files of {wanted['repository']} at {wanted['revision']}")
     for name, (size, _) in sorted(files.items()):
@@ -108,6 +118,7 @@ def download(folder: Path, wanted: dict) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         part.rename(folder)
+    (folder / BEGUN).unlink()
     say(f"{folder} is complete")
 
 

@@ -241,17 +241,11 @@
 {{- $wrong = append $wrong "httpRoute.parentRefs: an HTTPRoute without a Gateway routes nothing; name one" -}}
 {{- end -}}
 
-{{- $otlp := dig "app" "telemetry" "otlp_endpoint" "" .Values.serve -}}
-{{- if and $otlp $values.networkPolicy.enabled (not $values.networkPolicy.telemetry) (not $values.networkPolicy.extraEgress) -}}
-{{- $wrong = append $wrong (printf "serve.app.telemetry.otlp_endpoint is %s, and no network policy lets replicas send there; name the collector in networkPolicy.telemetry" $otlp) -}}
-{{- end -}}
-
-
 {{- /* What the cluster has to know. */ -}}
 {{- $cluster := include "easel.cluster" . -}}
 {{- $check := $values.kuberay.check -}}
 {{- if and (or (and (kindIs "invalid" $check) $cluster) (and (kindIs "bool" $check) $check)) (not (.Capabilities.APIVersions.Has "ray.io/v1/RayService")) -}}
-{{- $wrong = append $wrong "KubeRay: the cluster does not know RayService (ray.io/v1). Install KubeRay 1.6 or newer first: docs/chart.md says how. Where Helm cannot see the cluster, give --api-versions ray.io/v1/RayService or set kuberay.check=false" -}}
+{{- $wrong = append $wrong "KubeRay: the cluster does not know RayService (ray.io/v1). Install KubeRay 1.6 or newer first: docs/operators/install.md says how. Where Helm cannot see the cluster, give --api-versions ray.io/v1/RayService or set kuberay.check=false" -}}
 {{- end -}}
 {{- if $cluster -}}
 {{- range list

@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from easel.engine.native.kernels.attention import AttentionWorkspace, Tiles, attend
+from ops.benches.record import head
 from tests.gpu import attention_cases as cases
 
 KINDS = {"sliding": cases.SLIDING, "full": cases.FULL}
@@ -149,7 +150,7 @@ def main() -> None:
     for count in rows_at:
         total = sum(LAYERS[kind] * best[kind, count][0] for kind in KINDS) / 1000
         print(f"{count} canvases, 30 layers, best: {total:.2f} ms", {k: best[k, count] for k in KINDS})
-    target.write_text(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": table}))
+    target.write_text(json.dumps({**head(torch.cuda.get_device_name()), "rows": table}))
 
 
 def _try(call, *arguments):  # a tile that does not fit is a result too

@@ -1,6 +1,6 @@
 """Times the routed experts at the published shapes: 30 layers of different weights in one CUDA graph.
 
-    PYTHONPATH=platform python ops/benches/kernels/experts.py --out results.json [--sweep] [--canvases 1 2 4]
+    PYTHONPATH=platform:. python ops/benches/kernels/experts.py --out results.json [--sweep] [--canvases 1 2 4]
 
 Owns: the shapes, the floors and the table. Refuses to know: the rest of a step.
 """
@@ -21,6 +21,7 @@ from easel.engine.native.kernels import experts as kernels
 from easel.engine.native.kernels import routing as routes
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import Nvfp4, PackedExperts, pack_experts, unpack_matrix
+from ops.benches.record import head
 
 HIDDEN, WIDE, EXPERTS, TOP_K, LAYERS, CANVAS = 2816, 704, 128, 8, 30, 256
 BYTES_A_SECOND, OPERATIONS_A_SECOND = 2.97e12, 730e12
@@ -229,7 +230,7 @@ def main() -> None:
     began = time.perf_counter()
     torch.manual_seed(0)
     layers = [random_layer(0)]
-    results: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checks": []}
+    results: dict[str, Any] = {**head(torch.cuda.get_device_name()), "checks": []}
     for rows, lengths, skew in (
         (256, [256], 0.0), (1024, [256, 0, 100, 256], 0.0), (2048, [256] * 8, 3.0), (8192, [256] * 31 + [1], 0.0),
         (256, [3], 0.0),

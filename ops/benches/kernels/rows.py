@@ -18,6 +18,7 @@ from easel.engine.native.kernels.embed import embed
 from easel.engine.native.kernels.heads import shape_heads
 from easel.engine.native.kernels.rows import after_attention, after_feed_forward, gelu_gate, norm
 from ops.benches.kernels.attention import _try, replays
+from ops.benches.record import head
 from tests.gpu import attention_cases, row_cases
 from tests.gpu.row_cases import EPS, HIDDEN, ROWS, WIDE, some
 
@@ -37,7 +38,7 @@ def main() -> None:
         for name, micros, floor in [*row_times(count), *head_times(count)]:
             table.append({"kernel": name, "groups": count, "us": micros, "floor_us": floor})
             print(f"{count} {name}: {micros} us, floor {floor:.1f}", flush=True)
-    Path(sys.argv[1]).write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": table}))
+    Path(sys.argv[1]).write_text(json.dumps({**head(torch.cuda.get_device_name()), "rows": table}))
 
 
 def row_times(count: int):

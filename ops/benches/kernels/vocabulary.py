@@ -1,6 +1,6 @@
 """Times the vocabulary end at the published shapes, as replays of a CUDA graph, against cuBLAS for its two products.
 
-    PYTHONPATH=platform python ops/benches/kernels/vocabulary.py --out results.json [--sweep] [--canvases 1 4 8]
+    PYTHONPATH=platform:. python ops/benches/kernels/vocabulary.py --out results.json [--sweep] [--canvases 1 4 8]
 
 Owns: the shapes, the floors, the tilings to try and the table. Refuses to know: the rest of a step.
 """
@@ -24,6 +24,7 @@ import torch
 from easel.engine.native.kernels.vocabulary import Tiling, VocabularyEnd
 from easel.engine.native.noise import DrawKey
 from easel.engine.native.sampler import Choice
+from ops.benches.record import head
 
 VOCAB, HIDDEN, SOFTCAP, CANVAS = 262144, 2816, 30.0, 256
 PLACEHOLDERS = (258880, 258881, 262143)
@@ -139,8 +140,7 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
         if options.out is not None:
-            device = torch.cuda.get_device_name()
-            options.out.write_text(json.dumps({"device": device, "torch": torch.__version__, "rows": rows}, indent=1))
+            options.out.write_text(json.dumps({**head(torch.cuda.get_device_name()), "rows": rows}, indent=1))
 
     for tiling in tilings:
         for canvases in (1, 4) if options.sweep else options.canvases:

@@ -8,9 +8,9 @@ Prompts have 512 tokens, nothing converges. Needs about 54 GB on the GPU.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 
 import torch
@@ -47,6 +47,9 @@ def share_experts(layers: int) -> None:
 
 def main() -> None:
     """Print one JSON line for each number of canvases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("canvases", type=int, nargs="*", default=[1, 4, 8])
+    arguments = parser.parse_args()
     text = {k: v for k, v in CONFIG["text_config"].items() if k != "model_type"}
     config = DiffusionGemmaConfig(text_config=text, vision_config=VISION, canvas_length=256)
     share_experts(text["num_hidden_layers"])
@@ -59,7 +62,7 @@ def main() -> None:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.02)
     print(f"transformers {transformers.__version__}, {torch.cuda.memory_allocated() / 1e9:.1f} GB", flush=True)
-    for canvases in map(int, sys.argv[1:] or ("1", "4", "8")):
+    for canvases in arguments.canvases:
         prompts = torch.randint(10, 250_000, (canvases, 512), device="cuda")
         seconds(model, prompts, 2)
         few, many = (statistics.median(seconds(model, prompts, n) for _ in range(3)) for n in (FEW, MANY))

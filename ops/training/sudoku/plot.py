@@ -1,4 +1,4 @@
-"""Draw the curves of a run: `PYTHONPATH=ops python -m training.sudoku.plot`. Needs matplotlib, which nothing else does.
+"""Draw the curves of a run: `PYTHONPATH=ops python -m training.sudoku.plot`. Needs the extra `plots`.
 
 Reads `results/log.jsonl` and `results/evaluation.json`; writes `results/training.png` and the docs' picture of solve
 rate against the cap of denoising steps.

@@ -59,7 +59,6 @@ class CallWatch:
             self._texts.setdefault(delta.index, []).append(delta.reasoning + delta.text)
         if delta.outcome is not None:
             known.finish_reasons.append(delta.outcome.reason)
-            known.denoising_steps += sum(steps for steps, _ in delta.outcome.canvases)
             choice = self._choices.get(delta.index)
             if choice is not None and choice.later_tokens:
                 each = (choice.last - choice.first) / choice.later_tokens
@@ -78,6 +77,7 @@ class CallWatch:
         known, choice = self._known, self._choices.get(delta.index)
         known.canvases += 1
         known.output_tokens += delta.tokens
+        known.denoising_steps += delta.steps
         if not self._choices:
             first = now - known.arrived
             self._recorder.observe(FIRST_CANVAS_SECONDS, first, known.traceparent, **self._labels)

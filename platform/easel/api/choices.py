@@ -21,7 +21,6 @@ from easel.api.cancelling import Halt
 from easel.api.logprobs import ChosenToken
 from easel.errors import EaselError, EngineFailed, from_code
 from easel.protocol import (
-    GROUP_ROWS,
     CanvasCommitted,
     CanvasProgress,
     Failed,
@@ -29,6 +28,7 @@ from easel.protocol import (
     FinishReason,
     GenerationRequest,
     Started,
+    canvas_work,
     prefill_work,
 )
 
@@ -59,6 +59,8 @@ class Delta:
     """It comes from a committed canvas."""
     tokens: int = 0
     """Of that canvas, those that count."""
+    steps: int = 0
+    """Denoising steps of that canvas."""
     progress: CanvasProgress | None = None
     """What moved on the canvas, where that is wanted. Such a delta has nothing else."""
     canvas: CanvasCommitted | None = None
@@ -97,7 +99,7 @@ async def run_choice(
     def outcome(reason: FinishReason, work: float | None = None) -> Outcome:
         if work is None:  # the engine was not asked to the end
             work = prefill_work(len(request.prompt) - cached)
-            work += sum(steps + 1 for steps, _ in canvases) * canvas_length / GROUP_ROWS
+            work += sum(canvas_work(canvas_length, steps) for steps, _ in canvases)
         return Outcome(reason, tuple(canvases), answer.tokens, cached, work, answer.reasoning_tokens)
 
     events = halt.following(backend.generate(request))
@@ -112,7 +114,9 @@ async def run_choice(
                 before = answer.tokens
                 said = answer.add(event)
                 used = answer.tokens - before
-                delta = Delta(index, said.text, True, used, logprobs=said.logprobs, reasoning=said.reasoning)
+                delta = Delta(
+                    index, said.text, True, used, event.steps, logprobs=said.logprobs, reasoning=said.reasoning
+                )
                 if shown:
                     delta = replace(delta, canvas=replace(event, token_ids=event.token_ids[:used]))
                 if answer.stopped:
@@ -138,7 +142,8 @@ async def run_choice(
         if not halt.asked:
             raise EngineFailed("The engine ended the answer before it was finished.")
         said = answer.end()
-        last = Delta(index, said.text, outcome=outcome("cancelled"), logprobs=said.logprobs, reasoning=said.reasoning)
+        text = said.text if begun else echo
+        last = Delta(index, text, outcome=outcome("cancelled"), logprobs=said.logprobs, reasoning=said.reasoning)
     yield last
 
 

@@ -66,12 +66,11 @@ def manner(
 
 def _priority(service_tier: str | None, wanted: int | None, max_priority: int) -> tuple[int, str]:
     """The place among the caller's own, and OpenAI's word for what it is."""
+    usual = {"flex": FLEX_PRIORITY, "priority": MOST_PRIORITY}.get(service_tier or "", 0)
+    given = min(usual, max_priority) if wanted is None else wanted
     if service_tier == "flex":
-        return (min(FLEX_PRIORITY, max_priority) if wanted is None else wanted), "flex"
-    if service_tier == "priority":
-        given = max(0, min(MOST_PRIORITY, max_priority)) if wanted is None else wanted
-        return given, "priority" if given > 0 else "default"
-    return wanted or 0, "default"
+        return given, "flex"
+    return given, "priority" if service_tier == "priority" and given > 0 else "default"
 
 
 def _denoising(card: ModelCard, options: EaselOptions, tier: Tier, deadline_at: float) -> Denoising:

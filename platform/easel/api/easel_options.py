@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from easel.tiers import MOST_BOUND, MOST_CONFIDENCE, MOST_STEPS
 
+INT64 = 2**63
+"""Whole numbers are below it: JSON has longer ones, and neither times nor engines can do anything with those."""
+
+AtLeastOne = Annotated[int, Field(ge=1, lt=INT64)]
+
 
 class Body(BaseModel):
     """The base of all: strict, unknown fields refused."""
@@ -24,12 +29,13 @@ class Body(BaseModel):
 class EaselOptions(Body):
     """What OpenAI's API has no words for."""
 
-    deadline_ms: Annotated[int, Field(ge=1)] | None = None
+    deadline_ms: AtLeastOne | None = None
     """Milliseconds from now by which the best answer so far is committed. `finish_reason` is then `length`, unless the
     canvas that was committed holds the answer's end. A request is refused only where not one denoising step a canvas
     fits."""
-    queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
-    """Milliseconds after which the request leaves the queue with 503, if it was not started by then."""
+    queue_timeout_ms: Annotated[int, Field(ge=0, lt=INT64)] | None = None
+    """Milliseconds after which the request leaves the queue with 503, if it was not started by then. 0: it starts at
+    once or not at all."""
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     """Among your own requests: each level is worth some seconds of earlier arrival. 0 by default."""
     tier: str | None = None
@@ -48,5 +54,5 @@ class EaselOptions(Body):
     steps."""
     stop_scope: Literal["canvas", "reachable"] | None = None
     """Which positions decide that a canvas is done: all of it, or those that can still be part of the answer."""
-    canvas_length: Annotated[int, Field(ge=1)] | None = None
+    canvas_length: AtLeastOne | None = None
     """Positions in a canvas: only the checkpoint's own number, which `/v1/models` tells."""

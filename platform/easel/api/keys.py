@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from easel.errors import ConfigurationError
 from easel.settings import KeyLimits, Name
 from easel.settings_base import Settings
+from easel.settings_errors import read_yaml
 from easel.telemetry.names import KEY_RELOADS
 from easel.telemetry.recorder import NullRecorder, Recorder
 
@@ -54,7 +54,7 @@ class Key(KeyLimits):
     models: tuple[Name, ...] = ()
     """Names of the models that it may use. Empty: all."""
     max_priority: int = Field(0, ge=-10, le=10)
-    """Highest `easel.priority` that its requests may have."""
+    """Highest `easel.priority` that its requests may have; below 0, also what those have that ask for none."""
 
     @property
     def owner(self) -> str:
@@ -71,10 +71,13 @@ class KeyFile(Settings):
     @classmethod
     def _unique(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
         for field in ("id", "sha256"):
-            seen = [getattr(key, field) for key in keys]
-            double = next((value for value in seen if seen.count(value) > 1), None)
-            if double is not None:
-                raise ValueError(f"two keys have the same {field}: {double}")
+            first: dict[str, str] = {}
+            for key in keys:
+                value = getattr(key, field)
+                if value in first:
+                    whose = value if field == "id" else f"{first[value]} and {key.id}"
+                    raise ValueError(f"two keys have the same {field}: {whose}")
+                first[value] = key.id
         return keys
 
 
@@ -83,15 +86,7 @@ Changed = Callable[[Sequence[Key]], None]
 
 def read(path: Path) -> KeyFile:
     """The file's keys. Raises `ConfigurationError` that names what is wrong, and never shows a hash."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(f"{path}: {reason}", "keys_file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigurationError(f"{path}: not YAML{where}", "keys_file") from None
+    data = read_yaml(path, "keys_file", secret=True)
     try:
         return KeyFile.model_validate({} if data is None else data)
     except ValidationError as error:

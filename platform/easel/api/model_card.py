@@ -120,13 +120,20 @@ def _own_limits(generation: dict[str, Any], path: Path) -> Tier:
         "stability": generation.get("stability_threshold"),
         "confidence": generation.get("confidence_threshold"),
     }
+    spelled = {
+        "entropy_bound": "sampler_config.entropy_bound",
+        "stability": "stability_threshold",
+        "confidence": "confidence_threshold",
+    }
     try:
         return Tier.model_validate(
             REFERENCE.limits | {name: value for name, value in given.items() if value is not None}
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ConfigurationError(f"{path}: {problem['loc'][0]}: {problem['msg']}", str(problem["loc"][0])) from None
+        name = str(problem["loc"][0])
+        field = spelled.get(name, name)
+        raise ConfigurationError(f"{path}: {field}: {problem['msg']}", field) from None
 
 
 def _is_token_id(value: Any) -> bool:

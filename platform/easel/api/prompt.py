@@ -135,7 +135,7 @@ class PromptEncoder:
         return tuple(self._encode(self._template.render(messages, opens_answer, thinking is not None), "messages"))
 
     def _encode(self, pieces: Sequence[Piece], param: str) -> list[int]:
-        at_least = sum(len(piece.text) for piece in pieces) // self._most_characters
+        at_least = self._at_least(pieces)
         if at_least > self._card.context_tokens:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {self._card.context_tokens} tokens. However, your {param} "
@@ -159,6 +159,15 @@ class PromptEncoder:
             open_text.append(piece.text[done:])
         close()
         return ids
+
+    def _at_least(self, pieces: Sequence[Piece]) -> int:
+        """Tokens that these come to at least: one for each control token, the rest by its length."""
+        characters = control = 0
+        for piece in pieces:
+            names = self._pattern.findall(piece.text) if piece.trusted else []
+            control += len(names)
+            characters += len(piece.text) - sum(map(len, names))
+        return control + characters // self._most_characters
 
     def _encode_plain(self, text: str, param: str) -> list[int]:
         if not text:

@@ -12,7 +12,7 @@ from typing import Any
 
 from easel.api.denoising import ANY_PRIORITY
 from easel.api.keys import Key
-from easel.errors import ClientGone, EaselError, QueueFull, QueueTimeout, RateLimited
+from easel.errors import ClientGone, EaselError, QueueFull, RateLimited, RequestCancelled
 from easel.telemetry.tracing import NoSpan, OpenSpan
 
 KEY = "easel.request"
@@ -80,8 +80,8 @@ def outcome(error: EaselError | None) -> str:
     """Whose doing it was, for metrics: `ok`, `gone`, `refused`, `invalid` or `failed`."""
     if error is None:
         return "ok"
-    if isinstance(error, ClientGone):
+    if isinstance(error, ClientGone | RequestCancelled):
         return "gone"
-    if isinstance(error, RateLimited | QueueFull | QueueTimeout):
+    if isinstance(error, RateLimited | QueueFull):
         return "refused"
     return "invalid" if error.status < 500 else "failed"

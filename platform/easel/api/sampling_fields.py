@@ -13,11 +13,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from easel.api.easel_options import Body
+from easel.api.easel_options import INT64, Body
 from easel.errors import InvalidRequest
 from easel.protocol import MOST_BIASED, Sampling
 
-INT64 = 2**63
 MOST_COMPLETION_LOGPROBS = 5
 MOST_CHAT_LOGPROBS = 20
 LEAST_TOP_P = 1e-9
@@ -37,7 +36,7 @@ class SamplingBody(Body):
     """Scales the checkpoint's own schedule when tokens are drawn; 1 by default. 0: each draw is the most likely."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draws come from the likeliest tokens that make up this much of the probability; 1 by default."""
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=INT64)] | None = None
     """Draws come from so many of the likeliest tokens. 0, -1 and by default: from all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draws come from tokens at least this times as likely as the likeliest; 0 by default."""
@@ -47,7 +46,7 @@ class SamplingBody(Body):
     """Taken from the logits of tokens that are in the answer's earlier canvases; 0 by default."""
     frequency_penalty: Penalty | None = None
     """Taken from the logits of tokens for each time that they are in the answer's earlier canvases; 0 by default."""
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=INT64)] | None = None
     """No token that ends an answer counts before so many tokens; 0 by default."""
     ignore_eos: bool | None = None
     """The checkpoint's own end tokens do not end the answer: it runs to `max_tokens`, a stop string or the deadline."""

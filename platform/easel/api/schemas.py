@@ -15,7 +15,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from easel.api import unsupported
-from easel.api.easel_options import Body, EaselOptions
+from easel.api.easel_options import AtLeastOne, Body, EaselOptions
 from easel.api.sampling_fields import MOST_CHAT_LOGPROBS, MOST_COMPLETION_LOGPROBS, SamplingBody
 from easel.errors import InvalidRequest
 
@@ -35,11 +35,15 @@ class StreamOptions(Body):
 
 
 def _kind(value: Any) -> str:
-    """Which form of a parameter with several was meant. Tags begin with `~`, so that they never show in a path."""
+    """Which form of a parameter with several was meant: one of `_TAGS`."""
     if not isinstance(value, list):
         return "~text"
     first = value[0] if value else ""
     return "~token_lists" if isinstance(first, list) else "~tokens" if _is_int(first) else "~texts"
+
+
+_TAGS = frozenset({"~text", "~texts", "~tokens", "~token_lists", "~parts"})
+"""What pydantic puts into a path beside the names that a client knows."""
 
 
 def _is_int(value: Any) -> bool:
@@ -76,9 +80,9 @@ class GenerationBody(SamplingBody):
     """Only with `stream`."""
     stop: Stop | None = None
     """Up to 4 strings that end the answer; none of them is part of it."""
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: AtLeastOne | None = None
     """Answers for each prompt, 1 by default."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: AtLeastOne | None = None
     """Most tokens of an answer."""
     service_tier: str | None = None
     """`auto` and `default`: the model's default tier. `flex`: the same, behind your other requests; `priority`: before
@@ -115,7 +119,7 @@ class CompletionBody(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = None
     """The log-probability of each token of the answer, and of so many others there, from the distribution of the step
     that decided it."""
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: AtLeastOne | None = None
     """Only the value of `n`: every answer that is made is returned."""
 
 
@@ -178,7 +182,7 @@ class ChatBody(GenerationBody, ThinkingBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     """The chat so far."""
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: AtLeastOne | None = None
     """The newer name of `max_tokens`."""
     logprobs: bool | None = None
     """The log-probability of each token of the answer, from the distribution of the step that decided it."""
@@ -285,7 +289,14 @@ def validated(schema: type[B], data: Mapping[str, Any]) -> B:
     except ValidationError as error:
         # A misspelt name first: it usually is the reason for the missing one.
         details = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
-        path = ".".join(_short(str(part)) for part in details[0]["loc"] if not str(part).startswith("~"))
+        *within, last = (_short(str(part)) for part in details[0]["loc"] if part not in _TAGS)
+        if last == "[key]" and len(within) > 1:  # a key of an object, which pydantic names before this
+            path, limit = within[0], details[0]["ctx"]["max_length"]
+            raise InvalidRequest(
+                f"Invalid key in '{path}': '{within[1]}' is too long. Expected a string with maximum length {limit}.",
+                path,
+            ) from None
+        path = ".".join((*within, last))
         raise InvalidRequest(_message(details[0], path, schema), path) from None
 
 
@@ -307,7 +318,7 @@ def _message(error: ErrorDetails, path: str, schema: type[BaseModel]) -> str:
         if isinstance(value, dict):
             return (
                 f"Invalid '{path}': too many keys. Expected an object with at most {context['max_length']}, "
-                f"but got {context['actual_length']} instead."
+                f"but got {len(value)} instead."
             )
         return (
             f"Invalid '{path}': array too long. Expected an array with maximum length {context['max_length']}, "

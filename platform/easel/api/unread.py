@@ -74,7 +74,7 @@ async def _read(deltas: AsyncGenerator[Delta, None], unread: Unread) -> None:
     try:
         async for delta in deltas:
             unread.put(delta)
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:  # whoever cancelled what: a reader is not left waiting
         unread.end(error)
     else:
         unread.end()

@@ -30,7 +30,7 @@ async def ask(service: Service, path: str, body: Mapping[str, Any], show: Show, 
             states = answer.states
             try:
                 answer.take(event, seconds)
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise ServiceFailure(f"the service sent an event that this client cannot read ({error!r})") from None
             show(answer)
             if pace_s and answer.states > states:

@@ -83,7 +83,7 @@ def draw_board(puzzle: str, answer: Answer) -> Text:
         given if given != "." else cell.text if cell else digit for given, cell, digit in _each(puzzle, cells, digits)
     ]
     said = [cell.text if cell else digit for cell, digit in zip(cells, digits, strict=True)]
-    wrong = broken(puzzle, said) if final is not None or answer.canvas is not None else broken(puzzle, digits)
+    wrong = broken(puzzle, said)
     text = Text()
     for index, (given, cell) in enumerate(zip(puzzle, cells, strict=True)):
         row, column = divmod(index, 9)

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -57,14 +56,17 @@ class Service:
 
     def __init__(self, url: str, key: str | None = None, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """Raises `ConfigurationError` for what is no address or no key."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL:
+            parts = httpx.URL("")
+        if parts.scheme not in ("http", "https") or not parts.host:
             raise ConfigurationError(f"--url must be like http://127.0.0.1:8000, not {url!r}")
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ConfigurationError("--api-key has characters that no HTTP header can carry")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._own_network = not _is_loopback(parts.hostname)
+        self._own_network = not _is_loopback(parts.host)
         self._transport = transport
 
     async def models(self) -> list[Served]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -44,6 +45,10 @@ def sudoku(
         str | None, typer.Option(help="A tier of the model, such as fast. Without it, the model's default.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 4,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="EASEL_API_KEY", help="Where the service asks for one.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report and every answer, as JSON.")] = False,
 ) -> None:
     """Send held-out Sudoku puzzles through the HTTP API and check each answer against the rules and the givens.
@@ -58,7 +63,7 @@ def sudoku(
     total = sum(len(puzzles) for puzzles in suite.held_out(limit).values())
     with reported():
         try:
-            answers = _with_progress(url, model, limit, concurrency, tier, total, quiet=as_json)
+            answers = _with_progress(url, model, limit, concurrency, tier, api_key, total, quiet=as_json)
         except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError) as error:
             raise EaselError(f"no answer to GET {url}/v1/models: {error or type(error).__name__}") from None
     typer.echo(suite.as_json(answers)) if as_json else _print(answers)
@@ -69,12 +74,20 @@ def sudoku(
 
 
 def _with_progress(
-    url: str, model: str | None, limit: int | None, concurrency: int, tier: str | None, total: int, quiet: bool
+    url: str,
+    model: str | None,
+    limit: int | None,
+    concurrency: int,
+    tier: str | None,
+    api_key: str | None,
+    total: int,
+    quiet: bool,
 ) -> list[Answer]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from easel.evals import sudoku as suite
+    from easel.settings import is_loopback
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = 0
@@ -86,7 +99,10 @@ def _with_progress(
             solved += answer.solved
             progress.update(task, advance=1, description=f"solved {solved}")
 
-        return asyncio.run(suite.run(url, model, limit, concurrency, seen, tier=tier))
+        elsewhere = not is_loopback(urlsplit(url).hostname or "")  # a proxy is for other hosts than this one
+        return asyncio.run(
+            suite.run(url, model, limit, concurrency, seen, tier=tier, trust_env=elsewhere, api_key=api_key)
+        )
 
 
 def _print(answers: list[Answer]) -> None:

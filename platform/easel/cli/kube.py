@@ -304,10 +304,13 @@ def _watch(look: Any, seen: Snapshot, interval: float, as_json: bool) -> None:
 
     with contextlib.suppress(KeyboardInterrupt):
         if as_json:
-            while True:
-                _json(_plain(seen), indent=None)
-                time.sleep(interval)
-                seen = look()
+            _json(_plain(seen), indent=None)
+        while as_json:
+            time.sleep(interval)
+            try:
+                _json(_plain(look()), indent=None)
+            except Unreachable as error:
+                typer.echo(error.message, err=True)
         with Live(screen(seen), console=_console(), auto_refresh=False, screen=sys.stdout.isatty()) as live:
             while True:
                 time.sleep(interval)

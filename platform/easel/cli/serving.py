@@ -133,6 +133,8 @@ def _missing() -> list[str]:
 
 def _plan(settings: ServeSettings) -> Iterator[str]:
     """What would be started, a line each. Raises `ConfigurationError` where the checkpoint is missing or wrong."""
+    from easel.settings import in_url, is_loopback
+
     model, local, tiers = settings.app.model, settings.local, settings.deployments
     folder = model.folder
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
@@ -148,9 +150,9 @@ def _plan(settings: ServeSettings) -> Iterator[str]:
         f"{engines} with {tiers.engine.cpus:g} CPUs and {tiers.engine.gpus:g} GPUs each"
     )
     yield f"Ingress   {least}{_replicas(tiers.ingress.replicas)} with {tiers.ingress.cpus:g} CPUs each"
-    yield f"API       http://{local.host}:{local.port or '(a free port)'}, through {_proxy(settings)}"
+    yield f"API       http://{in_url(local.host)}:{local.port or '(a free port)'}, through {_proxy(settings)}"
     yield f"Dashboard http://127.0.0.1:{local.dashboard_port or '(a free port)'} (Ray's; it asks for a token)"
-    if local.host not in ("127.0.0.1", "::1", "localhost") and settings.app.api.keys_file is None:
+    if not is_loopback(local.host) and settings.app.api.keys_file is None:
         yield f"Warning: {local.host} is not loopback: whoever reaches it can use the model, no keys are asked for."
     if tiers.engine.max_ongoing_requests < model.engine.slots:
         yield (

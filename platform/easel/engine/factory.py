@@ -10,7 +10,7 @@ from easel.settings import ModelSettings
 def make_engine(model: ModelSettings) -> Engine:
     """The engine for one model, not started yet. Slow: it may import torch.
 
-    Raises `ConfigurationError` where the checkpoint cannot be found.
+    Raises `ConfigurationError` where the checkpoint cannot be found, or the engine would ignore a setting.
     """
     settings = model.engine
     if settings.kind == "fake":

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.errors import (
     DeadlineExceeded,
     Draining,
     EaselError,
-    EngineFailed,
     EngineStopped,
+    InvalidRequest,
     NotReady,
     UnsupportedParameter,
 )
@@ -161,8 +162,8 @@ class FakeEngine:
         load_s: float = 0.0,
         script: Script | None = None,
     ) -> None:
-        self.limits = EngineLimits(slots=slots, prefill_tokens_per_step=512)
         self._slots = slots
+        self._prefill = 512
         self._step_cap = STEP_CAP
         self._step_s = step_s
         self._step_s_per_canvas = step_s_per_canvas
@@ -188,6 +189,8 @@ class FakeEngine:
         if self._state is not EngineState.READY:
             error = Draining if self._state is EngineState.DRAINING else NotReady
             raise error(f"The engine is {self._state}.")
+        if any(sequence.request.id == request.id for sequence in (*self._waiting, *self._seated)):
+            raise InvalidRequest(f"id: {request.id!r} is in flight already", param="id")
         ensure_supported(request, "fake")
         if request.denoising.canvas_length not in (None, self._canvas_length):
             raise UnsupportedParameter(f"canvas_length: canvases have {self._canvas_length} positions", "canvas_length")
@@ -229,8 +232,11 @@ class FakeEngine:
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:
+        ensure_possible(limits)
         if limits.slots is not None:
             self._slots = limits.slots
+        if limits.prefill_tokens_per_step is not None:
+            self._prefill = limits.prefill_tokens_per_step
         if limits.max_denoising_steps is not None:
             self._step_cap = min(limits.max_denoising_steps, STEP_CAP)  # as a checkpoint's own cap bounds any other
 
@@ -276,7 +282,7 @@ class FakeEngine:
     def _advance(self, sequence: _Sequence) -> None:
         request = sequence.request
         if sequence.prefill_left > 0:
-            sequence.prefill_left -= self.limits.prefill_tokens_per_step or 1
+            sequence.prefill_left -= self._prefill
             return
         if sequence.step == 0:
             sequence.canvas_started = time.time()
@@ -383,8 +389,7 @@ class FakeEngine:
         self._remove(sequence)
 
     def _fail(self, sequence: _Sequence, error: EaselError) -> None:
-        message = error.message if isinstance(error, EaselError) else EngineFailed("The engine failed.").message
-        sequence.events.put_nowait(Failed(error.code, message, error.retryable, error.param))
+        sequence.events.put_nowait(Failed(error.code, error.message, error.retryable, error.param))
         self._remove(sequence)
 
     def _remove(self, sequence: _Sequence) -> None:

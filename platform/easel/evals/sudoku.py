@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -102,34 +103,32 @@ async def ask(
     began = time.perf_counter()
     try:
         response = await client.post("/v1/chat/completions", json=body)
-        if response.status_code == 400:
-            return Answer(band, puzzle, False, time.perf_counter() - began, error=_refusal(response))
-        response.raise_for_status()
+        seconds = time.perf_counter() - began
+        if not response.is_success:
+            return Answer(band, puzzle, False, seconds, error=_refusal(response))
         data = response.json()
-        text = data["choices"][0]["message"]["content"] or ""
-        usage = data["usage"]
-    except (httpx.HTTPError, ValueError, LookupError) as error:
+        text, usage = data["choices"][0]["message"]["content"] or "", data["usage"]
+        own = usage.get("easel") or {}
+        return Answer(
+            band,
+            puzzle,
+            solves(puzzle, text),
+            seconds,
+            steps=own.get("denoising_steps", 0),
+            canvases=own.get("canvases", 0),
+            tier=own.get("tier", ""),
+            stops=own.get("stops", {}),
+            tokens=usage["completion_tokens"],
+            text=text,
+        )
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         return Answer(band, puzzle, False, time.perf_counter() - began, error=f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - began
-    own = usage.get("easel") or {}
-    return Answer(
-        band,
-        puzzle,
-        solves(puzzle, text),
-        seconds,
-        steps=own.get("denoising_steps", 0),
-        canvases=own.get("canvases", 0),
-        tier=own.get("tier", ""),
-        stops=own.get("stops", {}),
-        tokens=usage["completion_tokens"],
-        text=text,
-    )
 
 
 def _refusal(response: httpx.Response) -> str:
     """What a refused request was told."""
     try:
-        return str(response.json()["error"]["message"])
+        return str(response.json()["error"]["message"] or f"HTTP {response.status_code}")
     except (ValueError, LookupError, TypeError):
         return f"HTTP {response.status_code}"
 
@@ -142,14 +141,20 @@ async def run(
     on_answer: Callable[[Answer], None] = lambda answer: None,
     client: httpx.AsyncClient | None = None,
     tier: str | None = None,
+    trust_env: bool = True,
+    api_key: str | None = None,
 ) -> list[Answer]:
     """Ask every puzzle, at most `concurrency` at a time.
 
-    `url` is the service's root; `model` None takes the first that it serves, `tier` None its default. Raises
-    `httpx.HTTPError` when the service cannot be reached at all.
+    `url` is the service's root; `model` None takes the first that it serves, `tier` None its default; `trust_env`:
+    through a proxy that the environment names; `api_key` is sent where it is given. Raises `httpx.HTTPError` when the
+    service cannot be reached at all.
     """
     gate = asyncio.Semaphore(concurrency)
-    async with client or httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(600.0, connect=10.0)) as http:
+    timeout = httpx.Timeout(600.0, connect=10.0)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    new = partial(httpx.AsyncClient, base_url=url, timeout=timeout, trust_env=trust_env, headers=headers)
+    async with client or new() as http:
         if model is None:
             listed = await http.get("/v1/models")
             listed.raise_for_status()

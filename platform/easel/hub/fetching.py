@@ -77,7 +77,8 @@ def fetch(reference: HubReference, to: Path | None, say: Callable[[str], None], 
         folder = Path(
             hub.snapshot_download(
                 reference.repository,
-                revision=reference.revision or DEFAULT_REVISION,
+                # The cache learns what a branch is by its name; a folder of one's own only has to be of one commit.
+                revision=commit if to is not None else reference.revision or DEFAULT_REVISION,
                 allow_patterns=list(FILES),
                 local_dir=to,
                 tqdm_class=silent_bar(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def fetch_file(url: str, headers: dict[str, str], target: Path, size: int, sha25
             part.unlink(missing_ok=True)
             progress.kept(size)
             return
-        have = file.tell()
+        have = file.seek(0, os.SEEK_END)  # whoever had the lock may have gone on
         if have > size:
             file.truncate(0)
             have = 0

@@ -61,11 +61,13 @@ class ServedEngine(EngineReplica):
         finds alive for a replica that serves. So it leaves by itself: a replica that is gone is simply replaced, while
         one that cannot start again counts as a failed start, of which few are the end of a deployment.
         """
-        await self.close()
-        await self._telemetry.close()
-        leave = threading.Timer(LEAVE_AFTER_S, os._exit, (0,))
-        leave.daemon = True
-        leave.start()
+        try:
+            await self.close()
+        finally:
+            await self._telemetry.close()
+            leave = threading.Timer(LEAVE_AFTER_S, os._exit, (0,))
+            leave.daemon = True
+            leave.start()
 
 
 def build(args: Mapping[str, object]) -> Application:

@@ -109,7 +109,7 @@ class WorkPolicy:
 
 
 class Starts:
-    """How long a replica takes to be ready, from the last time that there were to be more."""
+    """How long a replica takes to be ready: the first that came after there were to be more."""
 
     def __init__(self) -> None:
         self.last_s = 0.0
@@ -121,7 +121,7 @@ class Starts:
         """The counts at a tick."""
         if self._since is not None and ready > self._ready:
             self.last_s, self._since = now - self._since, None
-        if target > self._target and target > ready:
+        if self._since is None and target > self._target and target > ready:
             self._since = now
         if target <= ready:
             self._since = None

@@ -50,8 +50,11 @@ class Cancellations:
         self._cancels: dict[str, _Cancel] = {}
         self._news = asyncio.Event()
 
-    async def ask(self, owner: str, request_id: str, ingresses: Callable[[], Collection[str]]) -> bool | None:
-        """Whether one of those that `ingresses` says, at any time, held it; None: not all of them answered in time."""
+    async def ask(
+        self, owner: str, request_id: str, ingresses: Callable[[], Collection[str]], known_at: float = 0.0
+    ) -> bool | None:
+        """Whether one of those that `ingresses` says, at any time, held it; None: not all of them answered in time.
+        Before `known_at` on the clock, it may not say all of them yet."""
         number = secrets.token_hex(8)
         cancel = self._cancels[number] = _Cancel(owner, request_id)
         self._news.set()
@@ -61,7 +64,7 @@ class Cancellations:
             while True:
                 if any(cancel.answers.values()):
                     return True
-                if cancel.answers.keys() >= set(ingresses()):
+                if self._clock() >= known_at and cancel.answers.keys() >= set(ingresses()):
                     return False
                 if self._clock() >= until:
                     return None

@@ -2,8 +2,8 @@
 
 Every ingress puts its report ten times a second, also while it drains, and gets the others' in return; the engine
 deployment's autoscaling policy reads them all. Cancels go through it too, since it knows which ingresses there are. The
-actor is named after the application, detached, and restarted without end; it needs no state that is not back within a
-tenth of a second.
+actor is named after the application, detached, and restarted without end; all the state that it needs is back with the
+next reports.
 
 Owns: when each report came, on its own clock, and which are fresh. Refuses to know: what is in a report. Reports cross
 as plain dicts, so that Serve's controller can read them whatever it has installed.
@@ -33,6 +33,8 @@ class WorkLedger:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._known_at = clock() + FRESH_S
+        """By then every ingress there is has reported, to an actor that was restarted too."""
         self._reports: dict[str, tuple[float, dict[str, Any]]] = {}
         self._targets: dict[str, Any] = {}
         self._cancellations = Cancellations(clock)
@@ -50,7 +52,9 @@ class WorkLedger:
 
     async def cancel(self, owner: str, request_id: str) -> bool | None:
         """See `easel.rayserve.cancellations.Cancellations.ask`: whether an ingress held the request, and ends it."""
-        return await self._cancellations.ask(owner, request_id, lambda: [told["ingress"] for _, told in self._fresh()])
+        return await self._cancellations.ask(
+            owner, request_id, lambda: [told["ingress"] for _, told in self._fresh()], self._known_at
+        )
 
     async def listen(self, ingress: str, answers: Mapping[str, bool]) -> list[Wanted]:
         """See `easel.rayserve.cancellations.Cancellations.listen`: every ingress waits here."""

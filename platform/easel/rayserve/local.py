@@ -233,8 +233,7 @@ def run(local: Local, say: Say, welcome: Callable[[str, int, Path, Path, str], s
             )
             local.wait()
             say("Stopping: no new requests, running ones finish. Ctrl-C again ends them.")
-            first = count
-            local.drain(lambda: count > first)
+            local.drain(lambda: count > 1)
         except Interrupted as error:
             say(str(error))
         finally:

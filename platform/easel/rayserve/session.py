@@ -32,7 +32,7 @@ import psutil
 
 from easel.errors import ConfigurationError, InternalError, NotReady
 from easel.rayserve import haproxy, loopback, processes
-from easel.settings import ServeSettings
+from easel.settings import ServeSettings, in_url
 
 FREE_FROM, FREE_TO = 20_000, 30_000
 """Where free ports are looked for: below the range from which kernels give ports to outgoing connections, so that
@@ -51,6 +51,9 @@ _PORTS = "ports.json"
 
 KEEP_LOGS_S = 24 * 3600.0
 """The folder of a session that failed stays so long, for its logs."""
+
+BEGUN_WITHIN_S = 600.0
+"""A session that has no keeper after this was killed between the two, which are a second apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,7 @@ class Session:
     @property
     def url(self) -> str:
         """The API, as a program on this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.ports.api}"
+        return f"http://{in_url({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(self.host, self.host))}:{self.ports.api}"
 
     @property
     def proxy_host(self) -> str:
@@ -178,10 +180,10 @@ class Session:
 
 
 def cpus(settings: ServeSettings) -> int:
-    """Cores that Ray plans with."""
-    asked = sum(
-        tier.replicas * tier.cpus for tier in (settings.deployments.ingress, settings.deployments.engine)
-    )  # they are places, not fences: on a small machine Ray may count more than there are
+    """Cores that Ray plans with. They are places, not fences: on a small machine Ray may count more than there are."""
+    ingress, engine = settings.deployments.ingress, settings.deployments.engine
+    engines = engine.replicas if engine.autoscaling is None else engine.autoscaling.max_replicas
+    asked = ingress.replicas * ingress.cpus + engines * engine.cpus
     return settings.local.cpus or max(os.cpu_count() or 1, math.ceil(asked))
 
 
@@ -191,6 +193,7 @@ def create(settings: ServeSettings) -> Session:
     A taken dashboard port is not worth failing for: that of the session says where it is instead.
     """
     local = settings.local
+    binary = find_haproxy(settings)
     with _alone() as root:
         claimed = _claimed(root)
         if local.port:
@@ -208,7 +211,7 @@ def create(settings: ServeSettings) -> Session:
         folder = root / secrets.token_hex(3)
         folder.mkdir(mode=0o700)
         (folder / _PORTS).write_text(json.dumps(asdict(ports)))
-    session = Session(folder, ports, local.host, find_haproxy(settings), secrets.token_hex(32))
+    session = Session(folder, ports, local.host, binary, secrets.token_hex(32))
     session.token_file.touch(mode=0o600)
     session.token_file.write_text(session.token)
     if session.haproxy is not None:
@@ -226,13 +229,14 @@ def record(session: Session, keeper: int) -> None:
 def sweep() -> list[Path]:
     """End what sessions left running whose keeper is gone, and remove their folders. The folders swept."""
     swept = []
-    for state_file in _root().glob("*/session.json"):
-        folder = state_file.parent
+    for folder in (ports.parent for ports in _root().glob(f"*/{_PORTS}")):
         try:
-            state = json.loads(state_file.read_text())
+            state = json.loads((folder / "session.json").read_text())
             alive = psutil.Process(state["keeper"]).create_time() == state["keeper_started"]
         except psutil.Error:
             alive = False
+        except FileNotFoundError:
+            alive = not folder.exists() or time.time() - folder.stat().st_mtime < BEGUN_WITHIN_S
         except (OSError, ValueError, KeyError):
             continue  # another `easel serve` is just writing or removing it
         if alive:

@@ -4,7 +4,8 @@ Owns: one cached answer, refreshed by a thread and at most once in `max_age_s`, 
 what the replicas do.
 
 When the controller cannot be asked, because the head node is away, the last answer holds: replicas go on serving
-without it.
+without it. A call to a controller that is being restarted does not fail but waits for it, so nobody waits long for the
+answer either.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ logger = logging.getLogger("easel.watch")
 
 MAX_AGE_S = 1.0
 """How old an answer may be. The controller itself notices a death at its next health check, up to 2 s later."""
+
+ANSWER_S = 1.0
+"""How long the controller is waited for, by all who ask together. What it says later counts from then on."""
 
 
 def count_running(application: str, deployment: str) -> int:
@@ -36,21 +40,25 @@ class ReplicaWatch:
         count: Callable[[], int],
         max_age_s: float = MAX_AGE_S,
         clock: Callable[[], float] = time.monotonic,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._count = count
         self._max_age_s = max_age_s
+        self._answer_s = answer_s
         self._clock = clock
         self._running = 0
         self._taken_at: float | None = None
+        self._asked_at = 0.0
         self._refresh: asyncio.Task[None] | None = None
 
     async def running(self) -> int:
         """How many run; 0 until that was found out once."""
         if self._taken_at is None or self._clock() - self._taken_at >= self._max_age_s:
             if self._refresh is None or self._refresh.done():
-                self._refresh = asyncio.get_running_loop().create_task(self._ask())
-            # Shielded: one caller who leaves must not take the answer from the others.
-            await asyncio.shield(self._refresh)
+                self._refresh, self._asked_at = asyncio.get_running_loop().create_task(self._ask()), self._clock()
+            # Not awaited itself: one caller who leaves must not take the answer from the others.
+            left = self._asked_at + self._answer_s - self._clock()
+            await asyncio.wait({self._refresh}, timeout=max(0.0, left))
         return self._running
 
     async def _ask(self) -> None:

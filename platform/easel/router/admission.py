@@ -33,6 +33,9 @@ SHORT_MEMORY_S = 30.0
 KNOCK_S = 2.0
 """With no replica known and none of its requests running, one that has waited this long is let in: Serve starts a first
 replica for a request on a handle, whatever else is broken."""
+LEAST_WAIT_S = 0.01
+"""Nobody leaves sooner: what comes in is decided on at the next turn of the event loop, and who does not want to wait
+gets a seat that is free."""
 UNKNOWN_RETRY_S = 5.0
 """Retry-After where nobody knows yet how fast work is done."""
 
@@ -88,13 +91,14 @@ class Admission:
             deadline_at: on this object's clock.
         """
         now = self._clock()
+        patience = self._settings.queue_timeout_s if queue_timeout_s is None else queue_timeout_s
         ticket = Ticket(
             request,
             work,
             now,
             next(self._order),
             short=work <= self._settings.short_work,
-            leaves_at=now + (self._settings.queue_timeout_s if queue_timeout_s is None else queue_timeout_s),
+            leaves_at=now + max(patience, LEAST_WAIT_S),
             starts_by=math.inf if deadline_at is None else deadline_at - least_s,
         )
         tenant = self._tenant(request.tenant)

@@ -15,6 +15,9 @@ from easel.protocol import EngineState, EngineStats, StepTimeModel
 EFFICIENCY = 0.9
 """Of the throughput with every slot taken: what an efficient number of canvases reaches."""
 
+PREFILL_A_STEP = 2.0
+"""Units of prefill in one step of an engine: `prefill_tokens_per_step` as it is by default."""
+
 PRIOR_S = 2.0
 """Seconds over which what is measured takes the step-time model's place."""
 

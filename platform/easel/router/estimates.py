@@ -26,6 +26,7 @@ from easel.protocol import (
     Started,
     prefill_work,
 )
+from easel.router.capacity import PREFILL_A_STEP
 from easel.router.curves import Curve
 from easel.telemetry.names import ESTIMATE_RATIO
 from easel.telemetry.recorder import NullRecorder, Recorder
@@ -38,8 +39,6 @@ ENDS_AT_FIRST = 0.25
 """Chance that an answer ends with a canvas, before any was seen."""
 MEMORY = 0.05
 """Weight of the newest canvas in the time of a step."""
-PREFILL_A_STEP = 2.0
-"""Units of prefill in one step of an engine: `prefill_tokens_per_step` as it is by default."""
 
 PUBLISHED_CAP = 48
 PUBLISHED_CAPPED = 0.21
@@ -97,7 +96,7 @@ class WorkEstimator:
         gone = len(request.resume) // self.canvas_length
         canvases, steps = kind.canvases.left(gone, most), kind.steps.left(0, cap)
         tokens = max(0, len(request.prompt) + len(request.resume) - cached_tokens)
-        work = prefill_work(tokens) + self._work(canvases * steps, max(0.0, canvases - 1.0))
+        work = prefill_work(tokens) + self.work(canvases * steps, max(0.0, canvases - 1.0))
         return Estimate(work, canvases, steps, math.ceil(prefill_work(tokens) / PREFILL_A_STEP) + canvases)
 
     def track(self, request: GenerationRequest) -> RequestWork:
@@ -111,7 +110,7 @@ class WorkEstimator:
         if more <= 0.0:
             return 0.0
         now = max(kind.steps.left(steps, cap), 1.0)  # it was not committed, so another step is to come
-        return self._work(now + (more - 1.0) * kind.steps.left(0, cap), more - 1.0)
+        return self.work(now + (more - 1.0) * kind.steps.left(0, cap), more - 1.0)
 
     def took(self, event: CanvasCommitted, request: GenerationRequest) -> None:
         """A canvas was committed. Nothing is learned from one whose steps the engine does not tell."""
@@ -131,11 +130,8 @@ class WorkEstimator:
         if expected > 0.0:
             self._recorder.observe(ESTIMATE_RATIO, actual / expected, model=self._model)
 
-    def canvas_work(self, steps: float, commits: float) -> float:
+    def work(self, steps: float, commits: float) -> float:
         """Units of work of so many denoising steps and commits."""
-        return self._work(steps, commits)
-
-    def _work(self, steps: float, commits: float) -> float:
         return (steps + commits) * self.canvas_length / GROUP_ROWS
 
     def _most_canvases(self, request: GenerationRequest) -> int:
@@ -207,7 +203,7 @@ class RequestWork:
             self._canvases = max(self._canvases + 1, event.canvas + 1)
             # A canvas is encoded only when another follows: its commit counts with the next one's steps.
             commits = 1.0 if self._canvases - self._given > 1 else 0.0
-            self.done += estimator.canvas_work(event.steps, commits)
+            self.done += estimator.work(event.steps, commits)
             self._steps, self._since = 0, event.finished_at
             estimator.took(event, self.request)
         elif isinstance(event, CanvasProgress):

@@ -70,19 +70,14 @@ class _Account:
 class Grant:
     """A call that may run."""
 
-    def __init__(self, limiter: Limiter, key: str, limits: KeyLimits) -> None:
+    def __init__(self, limiter: Limiter, key: str) -> None:
         self._limiter = limiter
         self._key = key
-        self._limits = limits
         self._ended = False
 
     def used(self, tokens: int, steps: int) -> None:
         """A canvas was committed: so many tokens of an answer, after so many denoising steps."""
-        self._limiter.charge(self._key, self._limits, tokens, steps)
-
-    def standing(self) -> list[Standing]:
-        """Of this key, now."""
-        return self._limiter.standing(self._key, self._limits)
+        self._limiter.charge(self._key, tokens, steps)
 
     def end(self) -> None:
         """The call has ended, however it did. Again does nothing."""
@@ -129,15 +124,16 @@ class Limiter:
             if name in buckets:
                 buckets[name].level -= wanted[name]
         account.running += 1
-        return Grant(self, key, limits)
+        return Grant(self, key)
 
-    def charge(self, key: str, limits: KeyLimits, tokens: int, steps: int) -> None:
-        """Take so much from a key's buckets, below zero if need be."""
-        buckets = self._buckets(self._accounts.setdefault(key, _Account()), limits)
-        if "tokens" in buckets:
-            buckets["tokens"].level -= tokens
-        if "denoising-steps" in buckets:
-            buckets["denoising-steps"].level -= steps
+    def charge(self, key: str, tokens: int, steps: int) -> None:
+        """Take so much from the buckets that a key with calls has, below zero if need be. Which ones there are is what
+        the newest call found: limits may have changed since an older one began."""
+        buckets, now = self._accounts[key].buckets, self._clock()
+        for name, used in (("tokens", tokens), ("denoising-steps", steps)):
+            if name in buckets:
+                buckets[name].fill(buckets[name].size, now)
+                buckets[name].level -= used
 
     def standing(self, key: str, limits: KeyLimits) -> list[Standing]:
         """Where a key stands with each limit that it has, of the whole service as far as this ingress can tell."""

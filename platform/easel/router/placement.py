@@ -22,7 +22,7 @@ from random import Random
 
 from easel.prefixes import BLOCK_TOKENS, prefix_hashes
 from easel.protocol import EngineState, EngineStats, GenerationRequest, StepTimeModel, prefill_work
-from easel.router.capacity import Capacity, efficient_canvases, total, work_rate
+from easel.router.capacity import PREFILL_A_STEP, Capacity, efficient_canvases, total, work_rate
 from easel.settings import RouterSettings
 
 OLDEST_S = 5.0
@@ -33,8 +33,6 @@ UNKNOWN_SLOTS = 1
 """Slots of a replica that has not said anything yet."""
 TYPICAL_WORK = 27.0
 """Units of work of a request of which nothing is known: a canvas."""
-PREFILL_A_STEP = 2.0
-"""Units of prefill in one step of an engine: `prefill_tokens_per_step` as it is by default."""
 SOME_STEP_TIME = StepTimeModel(0.01, 0.002, 1)
 """Where no replica's is known: only its shape matters, since it is the same for all then."""
 

@@ -24,7 +24,8 @@ TENANT_REQUESTS = Metric(
     Kind.COUNTER,
     "requests",
     "Generation calls by whose they are and how they ended: `ok`; `invalid`, the client's mistake; `refused`, over a "
-    "limit or more than the service can do; `failed`, the service's fault; `gone`, the client left.",
+    "limit or more than the service can do; `failed`, the service's fault; `gone`, the client left or "
+    "cancelled.",
     ("model", "tenant", "tier", "outcome"),
 )
 OPEN_REQUESTS = Metric("easel_open_requests", Kind.GAUGE, "requests", "Calls that an ingress is answering.")

@@ -18,6 +18,7 @@ from easel.protocol import (
     CanvasStop,
     Denoising,
     Engine,
+    EngineLimits,
     EngineState,
     Event,
     Failed,
@@ -164,6 +165,36 @@ async def test_what_does_not_fit_is_refused_by_name(case: Case) -> None:
         with pytest.raises(InvalidRequest) as caught:
             await events_of(case.engine, make(**fields))
         assert caught.value.param == param
+
+
+@on_one_loop
+async def test_an_id_that_is_in_flight_is_refused(case: Case) -> None:
+    stream = case.engine.generate(make("twice", 400, denoising=Denoising(max_steps=8)))
+    assert isinstance(await anext(stream), Started)
+    with pytest.raises(InvalidRequest, match="in flight") as caught:
+        await events_of(case.engine, make("twice"))
+    assert caught.value.param == "id"
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: not case.engine.stats().sequences)
+
+
+@on_one_loop
+async def test_leaving_an_answer_that_is_there_ends_no_other_of_its_id(case: Case) -> None:
+    unread = case.engine.generate(make("same", CANVAS))
+    assert isinstance(await anext(unread), Started)
+    await until(lambda: not case.engine.stats().sequences)
+    running = case.engine.generate(make("same", 200, denoising=Denoising(max_steps=8)))
+    assert isinstance(await anext(running), Started)
+    await unread.aclose()  # type: ignore[attr-defined]
+    assert end(await _rest(running)).reason == "length"
+
+
+@pytest.mark.parametrize("name", ["slots", "prefill_tokens_per_step", "max_denoising_steps"])
+@on_one_loop
+async def test_a_limit_below_one_is_refused_by_name(case: Case, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name}: 0") as caught:
+        await case.engine.reconfigure(EngineLimits(**{name: 0}))
+    assert caught.value.param == name
 
 
 def sampled(**fields: Any) -> dict[str, Any]:

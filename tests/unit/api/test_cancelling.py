@@ -14,7 +14,7 @@ from easel.api.cancelling import Halt, RunningCalls
 from easel.engine.fake import FakeEngine, Script
 from easel.errors import NotReady
 from easel.protocol import CanvasCommitted, Event, GenerationRequest, Started
-from easel.telemetry.names import REQUESTS
+from easel.telemetry.names import REQUESTS, TENANT_REQUESTS
 from tests.unit.api.edge import CANVAS, Edge, EngineBackend, Stream, edge, served, spell, until
 from tests.unit.api.test_keys import sha256, write
 
@@ -108,16 +108,20 @@ async def test_what_has_not_begun_fails_with_a_status_of_its_own(checkpoint: Pat
         await until(lambda: backend.busy == 1)
         assert not running.done()
         assert e.recorder.total(REQUESTS, code="request_cancelled") == 1
+        assert e.recorder.total(TENANT_REQUESTS, outcome="gone") == 1
         await delete(e, "running")
         await running
     await backend.engine.stop()
 
 
+@pytest.mark.parametrize("echo", ["", "Hi"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_all_choices_of_a_call_end_and_those_that_wait_end_empty(checkpoint: Path, stream: bool) -> None:
+async def test_all_choices_of_a_call_end_and_those_that_wait_end_empty(
+    checkpoint: Path, stream: bool, echo: str
+) -> None:
     backend = await stalling(1, slots=2)
     async with edge(checkpoint, backend=backend) as e:
-        call = asking(e, "three", n=3, stream=stream)
+        call = asking(e, "three", n=3, stream=stream, echo=bool(echo))
         await until(lambda: backend.stalled == 2)
         await delete(e, "three")
         answer = await call
@@ -130,7 +134,7 @@ async def test_all_choices_of_a_call_end_and_those_that_wait_end_empty(checkpoin
     else:
         texts = [choice["text"] for choice in answer.json()["choices"]]
         assert {choice["easel"]["finish_reason"] for choice in answer.json()["choices"]} == {"cancelled"}
-    assert sorted(texts) == ["", LETTERS[:CANVAS], LETTERS[:CANVAS]]
+    assert sorted(texts) == [echo, echo + LETTERS[:CANVAS], echo + LETTERS[:CANVAS]]
 
 
 async def test_the_id_of_the_answer_does_too(checkpoint: Path) -> None:

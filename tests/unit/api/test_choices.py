@@ -70,7 +70,7 @@ async def test_the_first_delta_comes_with_the_first_event() -> None:
 async def test_an_outcome_has_the_engines_usage() -> None:
     usage = Usage(256, 8, 2, 1, 3, 4.5)
     deltas = await all_of(Scripted(Started(0.0), committed("ab"), Finished("stop", usage)))
-    assert deltas[1:] == [Delta(0, "ab", True, 2), Delta(0, outcome=Outcome("stop", ((3, "converged"),), 2, 8, 4.5))]
+    assert deltas[1:] == [Delta(0, "ab", True, 2, 3), Delta(0, outcome=Outcome("stop", ((3, "converged"),), 2, 8, 4.5))]
 
 
 async def test_a_stop_string_ends_the_work_before_the_last_delta_is_out() -> None:
@@ -141,7 +141,7 @@ async def test_silence_disturbs_nothing() -> None:
     assert await side.next(0.001) is None
     assert await side.next(0.001) is None
     gate.set()
-    assert await side.next() == Delta(0, "a", True, 1)
+    assert await side.next() == Delta(0, "a", True, 1, 3)
     assert not side.ended
     last = await side.next()
     assert last is not None

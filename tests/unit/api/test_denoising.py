@@ -59,7 +59,10 @@ def test_what_is_given_wins_over_the_tier() -> None:
 @pytest.mark.parametrize(
     ("service_tier", "most", "wanted", "priority", "said"),
     [
+        (None, 10, None, 0, "default"),
+        (None, -5, None, -5, "default"),
         ("auto", 10, None, 0, "default"),
+        ("auto", -5, None, -5, "default"),
         ("default", 10, 3, 3, "default"),
         ("scale", 10, None, 0, "default"),
         ("flex", 0, None, -5, "flex"),
@@ -68,12 +71,13 @@ def test_what_is_given_wins_over_the_tier() -> None:
         ("priority", 10, None, 5, "priority"),
         ("priority", 3, None, 3, "priority"),
         ("priority", 0, None, 0, "default"),
+        ("priority", -5, None, -5, "default"),
         ("priority", 10, 1, 1, "priority"),
         ("priority", 10, -1, -1, "default"),
     ],
 )
 def test_words_of_openai_change_the_place_and_not_the_denoising(
-    service_tier: str, most: int, wanted: int | None, priority: int, said: str
+    service_tier: str | None, most: int, wanted: int | None, priority: int, said: str
 ) -> None:
     found = asked(service_tier, most, priority=wanted)
     assert found == Manner("balanced", Denoising(deadline_at=AT), priority, said)

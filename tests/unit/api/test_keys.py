@@ -85,7 +85,9 @@ async def test_a_file_that_became_wrong_changes_nothing(path: Path, caplog: pyte
     path.unlink()
     assert await keys.find("secret-a")
     assert await keys.find("secret-a")
-    assert recorder.total(KEY_RELOADS, result="failed") == 2
+    path.write_text("keys: 2001-99-99")  # no error of the YAML library's own
+    assert await keys.find("secret-a")
+    assert recorder.total(KEY_RELOADS, result="failed") == 3
     assert "keys stay as they were" in caplog.text
     write(path, {"id": "b", "sha256": sha256("secret-b")})
     assert await keys.find("secret-b")
@@ -112,7 +114,8 @@ async def test_many_who_ask_at_once_look_once_and_block_nothing(path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("keys: [", "not YAML"),
+        ("keys: [", "not YAML, line 1"),
+        ("keys: [{id: a, tenant: 2001-99-99}]", "not YAML"),
         ("keys: [{id: a}]", "keys.0.sha256: Field required"),
         ("keys: [{id: a, sha256: XY}]", "keys.0.sha256"),
         (f"keys: [{{id: a, sha256: '{'0' * 64}', limit: 3}}]", "keys.0.limit"),
@@ -127,6 +130,7 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, says: str) 
     with pytest.raises(ConfigurationError) as error:
         read(path)
     assert says in error.value.message
+    assert "0" * 64 not in error.value.message, "no hash is shown"
 
 
 def test_no_file_at_the_start_is_an_error(tmp_path: Path) -> None:

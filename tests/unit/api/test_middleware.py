@@ -93,6 +93,23 @@ async def test_one_json_line_for_each_request_with_known_fields_only(
     assert "secret" not in caplog.text
 
 
+async def test_the_line_of_a_broken_answer_has_what_was_committed_until_then(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "easel.access")
+    script = Script(steps=lambda request, canvas: 3, fail=lambda request, canvas: EngineFailed("x") if canvas else None)
+    async with edge(checkpoint, script) as e:
+        for stream in (False, True):
+            await e.complete(stream=stream, max_tokens=40)
+    for line in lines(caplog):
+        assert (line["code"], line["output_tokens"], line["canvases"], line["denoising_steps"]) == (
+            "engine_failed",
+            16,
+            1,
+            3,
+        )
+
+
 async def test_metrics_count_a_broken_stream_by_its_error(checkpoint: Path) -> None:
     script = Script(fail=lambda request, canvas: EngineFailed("x") if canvas else None)
     async with edge(checkpoint, script) as e:
@@ -159,6 +176,7 @@ async def test_a_chunked_body_without_a_length_is_cut_at_the_limit(checkpoint: P
         response = await e.client.post("/v1/completions", content=endless())
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
+    assert sent == 2100, "not a block more than it takes to see"
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 8000000", b"Transfer-Encoding: chunked"])

@@ -57,6 +57,10 @@ def test_the_fingerprint_changes_with_what_decides_answers(tmp_path: Path) -> No
         ("generation_config.json", {"eos_token_id": None}, "eos_token_id"),
         ("generation_config.json", {"eos_token_id": []}, "eos_token_id"),
         ("generation_config.json", {"bos_token_id": -1}, "bos_token_id"),
+        ("generation_config.json", {"max_denoising_steps": 0}, "max_denoising_steps"),
+        ("generation_config.json", {"stability_threshold": -1}, "stability_threshold"),
+        ("generation_config.json", {"confidence_threshold": "high"}, "confidence_threshold"),
+        ("generation_config.json", {"sampler_config": {"entropy_bound": -1}}, "sampler_config.entropy_bound"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, name: str, changes: dict[str, Any], field: str) -> None:

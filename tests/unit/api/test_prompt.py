@@ -149,6 +149,13 @@ def test_what_cannot_fit_is_refused_without_encoding_it(prompts: PromptEncoder) 
         prompts.text("x" * 4_000_000, "prompt")
 
 
+def test_a_control_token_is_one_token_however_long_its_name(prompts: PromptEncoder) -> None:
+    chat = [*user("x"), {"role": "assistant", "content": "y"}]
+    assert len(prompts.chat(chat * 20)) == len(prompts.chat(chat * 10)) + 10 * len(prompts.chat(chat, False)[1:]) < 512
+    with pytest.raises(ContextLengthExceeded, match=r"at least \d{5} tokens"):
+        prompts.chat(chat * 1000)
+
+
 def test_an_end_token_that_is_not_marked_special_is_protected_all_the_same() -> None:
     data = json.loads(build_tokenizer().to_str())
     for token in data["added_tokens"]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from easel.api import routes
+from easel.api.schemas import CompletionBody, parse_completion
 from tests.unit.api.edge import edge, saying
 
 
@@ -119,8 +122,16 @@ async def test_a_missing_model_and_an_unknown_one(checkpoint: Path) -> None:
         }
 
 
-async def test_long_bodies_are_read_beside_the_event_loop(checkpoint: Path) -> None:
+async def test_long_bodies_are_read_beside_the_event_loop(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def parse(raw: bytes) -> CompletionBody:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse_completion(raw)
+
+    monkeypatch.setattr(routes, "parse_completion", parse)
     async with edge(checkpoint, saying("x")) as e:
-        response = await e.complete(user="u" * 10_000, prompt="x" * 400)
-        assert response.status_code == 200
-        assert len(e.backend.requests[0].prompt) == 401
+        assert (await e.complete(prompt="x" * 400)).status_code == 200
+        assert (await e.complete(prompt="x" * 400, user="u" * 10_000)).status_code == 200
+        assert [len(request.prompt) for request in e.backend.requests] == [401, 401]
+    assert threads == [True, False]

@@ -43,6 +43,11 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"max_tokens": "5"}, "max_tokens", "expected an integer, but got a string"),
         ({"max_tokens": True}, "max_tokens", "expected an integer, but got a boolean"),
         ({"n": 0}, "n", ">= 1"),
+        ({"n": 2**63}, "n", "Expected a value < 9223372036854775808, but got 9223372036854775808 instead."),
+        ({"max_tokens": 10**4000}, "max_tokens", "but got a very large number instead."),
+        ({"top_k": 2**63}, "top_k", "value above the maximum"),
+        ({"easel": {"deadline_ms": 10**400}}, "easel.deadline_ms", "value above the maximum"),
+        ({"easel": {"queue_timeout_ms": 10**400}}, "easel.queue_timeout_ms", "value above the maximum"),
         ({"temperature": -0.1}, "temperature", "Expected a value >= 0"),
         ({"temperature": 2.1}, "temperature", "Expected a value <= 2"),
         ({"temperature": "hot"}, "temperature", "expected a number, but got a string"),
@@ -63,6 +68,13 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
         ({"max_completion_tokens": 5}, "max_completion_tokens", "Unknown parameter"),
         ({"zzz": 1}, "zzz", "Unknown parameter: 'zzz'."),
+        ({"~zzz": 1}, "~zzz", "Unknown parameter: '~zzz'."),
+        ({"easel": {"~tier": "fast"}}, "easel.~tier", "Did you mean 'easel.tier'?"),
+        ({"metadata": {"~": 1}}, "metadata.~", "Invalid type for 'metadata.~': expected a string"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata", f"Invalid key in 'metadata': '{'k' * 64}...' is too long."),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k", "string too long. Expected a string with maximum length 512"),
+        ({"metadata": dict.fromkeys("abcdefghijklmnopq", "")}, "metadata", "at most 16, but got 17 instead."),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "at most 300, but got 301 instead."),
     ],
 )
 def test_a_completion_that_does_not_fit_is_refused_by_path(body: dict[str, Any], param: str, text: str) -> None:
@@ -93,6 +105,7 @@ def test_a_completion_that_does_not_fit_is_refused_by_path(body: dict[str, Any],
         (message(contnet="a"), "messages.1.contnet", "Unknown parameter: 'messages.1.contnet'."),
         ({"prompt": "a"}, "prompt", "Unknown parameter: 'prompt'."),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "two names of the same limit"),
+        ({"max_completion_tokens": 10**4000}, "max_completion_tokens", "value above the maximum"),
     ],
 )
 def test_a_chat_that_does_not_fit_is_refused_by_path(body: dict[str, Any], param: str, text: str) -> None:

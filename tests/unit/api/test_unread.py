@@ -78,6 +78,19 @@ async def test_reads_on_without_a_reader_and_raises_after_what_came_before() -> 
         await anext(kept)
 
 
+async def test_a_cancellation_from_below_ends_the_reading_too() -> None:
+    """Whoever waits for the next one would wait for ever."""
+
+    async def deltas() -> AsyncGenerator[Delta, None]:
+        yield Delta(0)
+        raise asyncio.CancelledError
+
+    kept = keep_up(deltas())
+    await anext(kept)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(anext(kept), 5)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_closing_closes_what_it_reads(begun: bool) -> None:
     state: list[str] = []

@@ -44,7 +44,7 @@ def test_a_part_that_takes_too_long_is_given_up_and_so_is_one_around_others(tmp_
         time.sleep(30)
 
     made.section("slow", 0.05, lambda: time.sleep(30))
-    made.section("outer", 0.3, around)
+    made.section("outer", 1.5, around)
     assert "TimeoutError" in read()["slow"]["error"]
     assert read()["inner"] == "done"
     assert "TimeoutError" in read()["outer"]["error"]

@@ -12,6 +12,7 @@ from ops.benches.streams import (
     Answer,
     Load,
     gaps_between,
+    one,
     percentile,
     split,
     summary,
@@ -90,6 +91,22 @@ def test_says_what_failed_and_whether_anything_had_come() -> None:
     assert (found["canvases_a_request"], found["steps_a_canvas"]) == (2.0, 16.0)
     assert (found["requests_ended"], found["chunks"]) == (1, 3)
     assert found["first_chunk_p50_s"] == 1.0
+
+
+async def test_a_refusal_is_told_in_the_servers_words() -> None:
+    openai = pytest.importorskip("openai")
+    httpx = pytest.importorskip("httpx")
+
+    def refuse(request: object) -> object:
+        return httpx.Response(400, json={"error": {"message": "no seed for diffusion", "code": "invalid_value"}})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(refuse))
+    async with openai.AsyncOpenAI(base_url="http://x/v1", api_key="k", max_retries=0, http_client=http) as client:
+        refused = await one(client, Load("http://x/v1", 1, 1.0), 7)
+    assert refused.error == "invalid_value"
+    found = summary([refused], 0.0, refused.ended + 1)
+    assert found["failed"] == {"invalid_value": 1}
+    assert "no seed for diffusion" in found["first_error"]
 
 
 def test_a_service_that_tells_no_canvases_has_none() -> None:

@@ -77,6 +77,7 @@ async def test_refusals_are_said_as_they_are(status: int, content: Any, said: st
         (b"data: 3\n\n", "no JSON object"),
         (b'data: {"error": {"message": "Fire.", "code": "engine_failed"}}\n\n', "Fire. (engine_failed)"),
         (b'data: {"easel": {"progress": {"choice": 0}}}\n\ndata: [DONE]\n\n', "cannot read"),
+        (b'data: {"choices": ["text"]}\n\ndata: [DONE]\n\n', "cannot read"),
     ],
 )
 async def test_a_stream_that_goes_wrong_is_no_answer(content: bytes, said: str) -> None:
@@ -107,7 +108,7 @@ async def test_nobody_there_is_one_sentence() -> None:
         await Service("http://127.0.0.1:9").models()
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", ""])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "", "http://[::1", "http://x:y", "http://\0"])
 def test_what_is_no_address_is_named(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--url"):
         Service(url)

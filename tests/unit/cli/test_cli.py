@@ -46,6 +46,14 @@ def test_check_warns_of_what_is_allowed_and_unwise(config: Path) -> None:
     assert "6 slots stay empty" in done.output
 
 
+def test_all_of_loopback_is_loopback(config: Path) -> None:
+    for host, shown in (("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")):
+        done = RUN.invoke(cli.app, ["check", str(config), "--host", host, "--port", "8123"])
+        assert done.exit_code == 0
+        assert f"http://{shown}:8123," in done.output
+        assert "Warning" not in done.output
+
+
 def test_check_refuses_to_open_the_api_to_others_without_a_word(config: Path) -> None:
     done = RUN.invoke(cli.app, ["check", str(config), "--host", "0.0.0.0"])
     assert done.exit_code == 2

@@ -94,3 +94,26 @@ async def test_asks_with_a_tier(monkeypatch: pytest.MonkeyPatch, tier: str, used
     client = httpx.AsyncClient(transport=httpx.MockTransport(service), base_url="http://easel")
     (answer,) = await run("http://easel", None, client=client, tier=tier)
     assert (answer.tier, answer.error, answer.solved) == (used, error, not error)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "error"),
+    [
+        (404, {"error": {"message": "The model 'm' does not exist."}}, "The model 'm' does not exist."),
+        (502, "bad gateway", "HTTP 502"),
+        (307, {"error": {"message": ""}}, "HTTP 307"),
+        (200, [], "TypeError"),
+        (200, {"choices": [{"message": {"content": SOLVED}}], "usage": None}, "AttributeError"),
+        (200, {"choices": [{"message": {"content": SOLVED}}], "usage": {}}, "KeyError"),
+    ],
+)
+async def test_whatever_comes_back_is_an_answer(
+    monkeypatch: pytest.MonkeyPatch, status: int, content: object, error: str
+) -> None:
+    """Or one odd answer of thousands would take all others along."""
+    monkeypatch.setattr(sudoku, "held_out", lambda limit: {"easy": [PUZZLE]})
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, json=content))
+    client = httpx.AsyncClient(transport=transport, base_url="http://easel")
+    (answer,) = await run("http://easel", "m", client=client)
+    assert answer.error.startswith(error)
+    assert not answer.solved

@@ -47,6 +47,8 @@ class Hub:
     tokens: list[tuple[str, str | None]] = field(default_factory=list)
     sent: int = 0
     """Bytes of large files."""
+    counting: threading.Lock = field(default_factory=threading.Lock)
+    """Two files may be on their way."""
 
     def __enter__(self) -> Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -162,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:  # whoever asked has gone
                 self.close_connection = True
                 return
-            hub.sent += len(rest[start : start + PIECE])
+            with hub.counting:
+                hub.sent += len(rest[start : start + PIECE])
             time.sleep(hub.pause_s)
         self.close_connection = self.close_connection or breaks
 

@@ -113,8 +113,9 @@ def test_a_service_that_is_not_ready_is_exit_code_1(server: ApiServer, easel: Ru
     assert "ZeroServeEndpoints: Number of serve endpoints dropped to 0" in result.output
 
 
+@pytest.mark.parametrize("output", [(), ("--json",)])
 def test_watching_goes_on_while_the_api_server_is_away_and_ends_with_ctrl_c(
-    server: ApiServer, easel: Run, monkeypatch: pytest.MonkeyPatch
+    server: ApiServer, easel: Run, monkeypatch: pytest.MonkeyPatch, output: tuple[str, ...]
 ) -> None:
     looks = 0
 
@@ -127,11 +128,11 @@ def test_watching_goes_on_while_the_api_server_is_away_and_ends_with_ctrl_c(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(commands.time, "sleep", sleep)
-    result = easel("status", "--watch", "--no-load")
+    result = easel("status", "--watch", "--no-load", *output)
     assert result.exit_code == 0
     assert looks == 3
     assert "cannot be reached" in result.output
-    assert "prod/chat-easel" in result.output
+    assert "chat-easel" in result.output
 
 
 def test_rollout_status_follows_an_upgrade_to_its_end(server: ApiServer, easel: Run) -> None:

@@ -66,8 +66,8 @@ def test_without_a_cluster_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: asked.set())
     monkeypatch.setattr(autoscaling, "READ_PERIOD_S", 0.005)
     reading = autoscaling.Reading("work:easel")
-    assert looked.acquire(timeout=10)
-    assert looked.acquire(timeout=10)  # it came round again
+    assert looked.acquire(timeout=60)
+    assert looked.acquire(timeout=60)  # it came round again
     assert not asked.is_set()
     assert reading.last is None
 
@@ -135,7 +135,7 @@ def test_its_thread_ends_with_it(actor: Actor) -> None:
     del policy, policies
     gc.collect()
     for thread in own:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -169,6 +169,17 @@ def test_the_time_a_replica_takes_to_start_is_that_of_the_last() -> None:
     for now, target, ready in ((0.0, 1, 1), (1.0, 3, 1), (5.0, 3, 1), (9.0, 3, 2), (12.0, 3, 3)):
         starts.saw(now, target, ready)
     assert starts.last_s == 8.0
+
+
+def test_a_replica_that_was_ordered_earlier_is_not_taken_for_one_of_the_next_order() -> None:
+    """Two seconds for a start of thirty would have those that load taken for overdue, and others ordered."""
+    starts = Starts()
+    for now, target, ready in ((0.0, 1, 1), (1.0, 2, 1), (29.0, 3, 1), (31.0, 3, 2)):
+        starts.saw(now, target, ready)
+    assert starts.last_s == 30.0
+    for now, target, ready in ((59.0, 3, 3), (60.0, 4, 3), (85.0, 4, 4)):
+        starts.saw(now, target, ready)
+    assert starts.last_s == 25.0
 
 
 async def test_the_ledger_forgets_who_is_gone() -> None:

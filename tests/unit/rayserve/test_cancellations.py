@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,14 @@ from easel.rayserve import cancellations
 from easel.rayserve.cancellations import ASK_S, Cancellations, CancelLine
 from easel.rayserve.ledger import FRESH_S, WorkLedger
 from tests.unit.api.edge import until
+
+
+def ledger() -> WorkLedger:
+    """One that has been there for a while."""
+    ahead = [0.0]
+    made = WorkLedger(lambda: time.monotonic() + ahead[0])
+    ahead[0] = FRESH_S
+    return made
 
 
 class Actor:
@@ -62,7 +71,7 @@ async def end(made: list[Ingress]) -> None:
 
 
 async def test_the_one_that_holds_it_cancels_it_whichever_was_asked() -> None:
-    made = await ingresses(Actor(WorkLedger()), a=("", ""), b=("ann", "x"), c=("", ""))
+    made = await ingresses(Actor(ledger()), a=("", ""), b=("ann", "x"), c=("", ""))
     assert await made[0].line.elsewhere("ann", "x") is True
     assert made[1].told == [("ann", "x")]
     assert await made[2].line.elsewhere("bob", "x") is False
@@ -71,7 +80,7 @@ async def test_the_one_that_holds_it_cancels_it_whichever_was_asked() -> None:
 
 
 async def test_many_at_once_are_told_apart() -> None:
-    made = await ingresses(Actor(WorkLedger()), a=("k", "1"), b=("k", "2"))
+    made = await ingresses(Actor(ledger()), a=("k", "1"), b=("k", "2"))
     asked = [made[0].line.elsewhere("k", str(number)) for number in range(4)]
     assert await asyncio.gather(*asked) == [False, True, True, False]
     await end(made)
@@ -79,15 +88,32 @@ async def test_many_at_once_are_told_apart() -> None:
 
 async def test_one_that_has_died_stops_counting() -> None:
     now = [0.0]
-    ledger = WorkLedger(lambda: now[0])
-    made = await ingresses(Actor(ledger), a=("", ""))
-    await ledger.put({"ingress": "dead"}, {})
+    shared = WorkLedger(lambda: now[0])
+    made = await ingresses(Actor(shared), a=("", ""))
+    await shared.put({"ingress": "dead"}, {})
     asking = asyncio.create_task(made[0].line.elsewhere("k", "x"))
     await until(lambda: made[0].told)
     assert not asking.done()
     now[0] = FRESH_S + 0.1
-    await ledger.put({"ingress": "a"}, {})
+    await shared.put({"ingress": "a"}, {})
     assert await asking is False
+    await end(made)
+
+
+async def test_an_actor_that_has_just_restarted_knows_of_no_ingress_that_there_is_none() -> None:
+    now = [0.0]
+    actor = Actor(WorkLedger(lambda: now[0]))
+    made = await ingresses(actor, a=("", ""))
+    asking, nobodys = (asyncio.create_task(made[0].line.elsewhere("k", name)) for name in "xy")
+    await until(lambda: len(made[0].told) == 2)
+    for _ in range(20):
+        await asyncio.sleep(cancellations.LOOK_S)
+    assert not asking.done(), "the other one has not reported to it yet"
+    made += await ingresses(actor, b=("k", "x"))
+    assert await asking is True
+    assert not nobodys.done()
+    now[0] = FRESH_S
+    assert await nobodys is False
     await end(made)
 
 
@@ -104,7 +130,7 @@ async def test_an_actor_that_restarts_is_looked_up_again_and_what_was_said_is_sa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cancellations, "LOST_S", 0.0)
-    actor = Actor(WorkLedger())
+    actor = Actor(ledger())
     made = await ingresses(actor, a=("", ""), b=("k", "x"))
     original = made[1].cancel
 

@@ -168,15 +168,19 @@ def test_a_signal_drains_and_ends(start: Callable[..., tuple[Local, list[str]]])
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.6], ids=["before-it-drains", "while-it-drains"])
 def test_a_second_signal_ends_what_still_runs(
-    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., tuple[Local, list[str]]], monkeypatch: pytest.MonkeyPatch, pause_s: float
 ) -> None:
     monkeypatch.setattr(Dashboard, "deploy", lambda self, config: None)  # the application never goes away
     local, said = start()
 
     def interrupt(*facts: Any) -> str:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        if pause_s:
+            threading.Timer(pause_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
         return "welcome"
 
     run(local, said.append, interrupt)

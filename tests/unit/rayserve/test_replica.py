@@ -50,7 +50,7 @@ async def recorder() -> MemoryRecorder:
 async def replica(engine: Patient, recorder: MemoryRecorder) -> AsyncIterator[EngineReplica]:
     made = object.__new__(EngineReplica)
     account = EngineAccount("easel", recorder)
-    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, account, 5.0)
+    await cast("Any", made).__init__("easel", ModelSettings(), lambda model: engine, account, 30.0)
     yield made
     await made.close()
 

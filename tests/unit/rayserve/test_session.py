@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,15 @@ def test_a_taken_port_is_refused_with_the_way_out(taken: int, root: Path) -> Non
     with pytest.raises(ConfigurationError, match=rf"port {taken} on 127\.0\.0\.1 is taken; .*--port") as raised:
         session.create(local(port=taken))
     assert raised.value.param == "local.port"
+    assert not list(root.glob("*/"))
+
+
+def test_what_is_refused_holds_no_ports(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "find_spec", lambda name: None)
+    monkeypatch.setattr(session.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigurationError, match="no haproxy on this machine") as raised:
+        session.create(local(proxy="haproxy"))
+    assert raised.value.param == "local.proxy"
     assert not list(root.glob("*/"))
 
 
@@ -117,6 +128,12 @@ def test_serves_own_proxy_gets_the_host_and_haproxy_keeps_replicas_on_loopback()
     assert fronted.url == f"http://127.0.0.1:{fronted.ports.api}"
 
 
+def test_where_the_api_is_reached_is_an_address_for_ipv6_too() -> None:
+    one = session.create(local())
+    for host, there in (("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]"), ("localhost", "localhost")):
+        assert replace(one, host=host).url == f"http://{there}:{one.ports.api}"
+
+
 def test_sweeps_what_is_dead_and_leaves_what_lives(root: Path) -> None:
     dead, failed, alive = (session.create(local()) for _ in range(3))
     for one in (dead, failed, alive):
@@ -131,10 +148,23 @@ def test_sweeps_what_is_dead_and_leaves_what_lives(root: Path) -> None:
     assert alive.folder.exists()
 
 
+def test_sweeps_what_never_had_a_keeper_once_it_is_old() -> None:
+    """Its ports would be taken for ever."""
+    port = session.free_ports(1)[0]
+    killed, fresh = session.create(local(port=port)), session.create(local())
+    long_ago = time.time() - session.BEGUN_WITHIN_S - 1
+    os.utime(killed.folder, (long_ago, long_ago))
+    assert session.sweep() == [killed.folder]
+    assert fresh.folder.exists()
+    assert session.create(local(port=port)).ports.api == port
+
+
 def test_cores_are_those_of_the_machine_or_what_replicas_ask_for() -> None:
     many = parse({"deployments": {"engine": {"replicas": 3, "cpus": 100.0}}})
     assert session.cpus(many) == 301
     assert session.cpus(parse({"local": {"cpus": 7}})) == 7
+    scaled = {"cpus": 100.0, "autoscaling": {"min_replicas": 0, "max_replicas": 4}}
+    assert session.cpus(parse({"deployments": {"engine": scaled}})) == 401
 
 
 @pytest.mark.parametrize(("gpus", "options"), [(None, []), (0, ["--num-gpus=0"]), (8, ["--num-gpus=8"])])

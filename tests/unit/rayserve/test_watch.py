@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from easel.rayserve.watch import ReplicaWatch
 
@@ -51,3 +52,28 @@ async def test_one_that_leaves_does_not_take_the_answer_from_the_others() -> Non
     leaving.cancel()
     assert await staying == 1
     assert controller.asked == 1
+
+
+async def test_a_controller_that_says_nothing_holds_up_nobody() -> None:
+    """As one that is being restarted: the call to it returns when it is back."""
+    controller, now, back = Controller(), [0.0], threading.Event()
+
+    def count() -> int:
+        if now[0] > 0.0:
+            assert back.wait(60)
+        return controller()
+
+    watch = ReplicaWatch(count, clock=lambda: now[0], answer_s=0.01)
+    assert await watch.running() == 1
+    now[0], controller.answer = 5.0, 2
+    try:
+        async with asyncio.timeout(30):
+            assert await watch.running() == 1
+            now[0] = 6.0  # from here on nobody waits at all
+            assert [await watch.running() for _ in range(100)] == [1] * 100
+    finally:
+        back.set()
+    while controller.asked < 2 or await watch.running() == 1:
+        await asyncio.sleep(0.001)
+    assert await watch.running() == 2
+    assert controller.asked == 2, "asked once, however many wanted to know meanwhile"

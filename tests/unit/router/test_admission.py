@@ -164,6 +164,21 @@ def test_leaves_the_queue_when_it_has_waited_as_long_as_it_wanted(clock: FakeClo
     assert ids(admission.advance()) == ["long"]
 
 
+def test_who_does_not_want_to_wait_at_all_gets_a_free_seat(clock: FakeClock) -> None:
+    """Also where the turn of the event loop that decides on it comes a little later."""
+    admission = make(clock, seats=1)
+    at_once = admission.offer(request("at once"), 5.0, queue_timeout_s=0.0)
+    clock.now += 0.001
+    assert admission.advance() == [at_once]
+    assert at_once.outcome is Outcome.ADMITTED
+    late = admission.offer(request("late"), 5.0, queue_timeout_s=0.0)
+    assert admission.advance() == []
+    clock.now = admission.next_at() or 0.0
+    assert admission.advance() == [late]
+    assert late.outcome is Outcome.QUEUE_TIMEOUT
+    assert late.waited_s < 0.02
+
+
 def test_a_deadline_alone_never_evicts_while_a_step_a_canvas_fits(clock: FakeClock) -> None:
     admission = make(clock, seats=1)
     running = admission.offer(request("running"), 5.0)

@@ -79,8 +79,8 @@ def test_calls_at_once_are_counted_until_they_end(limiter: Limiter) -> None:
 
 def test_where_a_key_stands_is_told(limiter: Limiter, clock: FakeClock) -> None:
     limits = KeyLimits(requests_per_minute=60, tokens_per_minute=600)
-    grant = limiter.take("a", limits, 60)
-    requests, tokens = grant.standing()
+    limiter.take("a", limits, 60)
+    requests, tokens = limiter.standing("a", limits)
     assert (requests.name, requests.limit, requests.remaining, requests.reset_s) == ("requests", 60, 59, 1.0)
     assert (tokens.name, tokens.limit, tokens.remaining, tokens.reset_s) == ("tokens", 600, 540, 6.0)
 
@@ -90,6 +90,18 @@ def test_a_limit_that_changes_takes_what_is_left_along(limiter: Limiter) -> None
     (standing,) = limiter.standing("a", KeyLimits(requests_per_minute=100))
     assert (standing.limit, standing.remaining) == (100, 90)
     assert limiter.standing("a", KeyLimits()) == []
+
+
+def test_a_limit_that_came_later_holds_beside_calls_from_before_it(limiter: Limiter, clock: FakeClock) -> None:
+    before, since = KeyLimits(tokens_per_minute=100), KeyLimits(tokens_per_minute=100, denoising_steps_per_minute=60)
+    older = limiter.take("a", before, 1)
+    limiter.take("a", since, 1).used(1, 90)
+    older.used(1, 10)
+    with pytest.raises(RateLimited, match="denoising steps per minute") as refused:
+        limiter.take("a", since, 1)
+    assert refused.value.retry_after_s == pytest.approx(41.0)
+    clock.now += 41.0
+    limiter.take("a", since, 1)
 
 
 def test_ingresses_share_a_limit(limiter: Limiter) -> None:

@@ -30,6 +30,13 @@ def collector() -> Iterator[Receiver]:
 
 
 @pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent arrives on a busy machine too."""
+    monkeypatch.setattr(otlp, "TIMEOUT_S", 60.0)
+    monkeypatch.setattr(otlp, "SHUTDOWN_MS", 60_000)
+
+
+@pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
     logger, theirs = logging.getLogger(logs.ROOT), logging.getLogger("opentelemetry")
     before = (logger.handlers[:], logger.level, logger.propagate, theirs.level)
@@ -180,9 +187,8 @@ async def test_a_collector_that_refuses_is_counted(collector: Receiver) -> None:
     collector.refuse = 400
     scraped = await sent(collector.url, everything)
     assert collector.asked >= 3
-    assert {
-        signal for signal in ("metrics", "traces", "logs") if scraped.total(names.TELEMETRY_FAILURES, signal=signal)
-    }
+    for signal in ("metrics", "traces", "logs"):
+        assert scraped.total(names.TELEMETRY_FAILURES, signal=signal) >= 1
     assert scraped.total(names.WORK) == 5.0
 
 

@@ -1,10 +1,13 @@
 """Easel's own engine: DiffusionGemma on one device, canvases batched continuously.
 
-Read it in this order. Policy, without a tensor: `kv_cache` (blocks), `sequence` (one request's life), `scheduler` (who
-does what in a step). Numbers: `config`, `tensors` and `weights` (a checkpoint), `nvfp4`, `model` with `attention` and
-`experts` (one forward over a ragged batch), `noise` and `sampler` (one denoising step). Between them: `runner` (a plan
-becomes tensors, results become plain numbers), `rules` (a request becomes a sequence), `loop` (the thread), `assembly`
-(settings become parts) and `engine` (the protocol).
+Read it in this order. Policy, without a tensor: `kv_cache` (blocks), `prefix_cache` (those that outlive a sequence),
+`sequence` (one request's life), `scheduler` (who does what in a step). Numbers: `config`, `tensors`,
+`checkpoint_files`, `reading` and `weights` (a checkpoint), `nvfp4`, `model` with `attention` and `experts` (one
+forward over a ragged batch), `noise` and `sampler` (one denoising step). Between them: `runner` (a plan becomes
+tensors, results become plain numbers), `rules` (a request becomes a sequence), `loop` (the thread), `assembly`
+(settings become parts) and `engine` (the protocol). On a GPU `cuda_runner`, `group_inputs` and `cuda_model` with
+`kernels` stand where `runner` and `model` do, `cuda_assembly` and `pool_sizes` put them together, and `gpu_watch`
+looks after the card.
 """
 
 import os

@@ -88,8 +88,15 @@ def assemble(
     if device == "cuda":
         # So that a card that is shared, or was said to be, is not overrun while weights are packed either.
         torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_fraction)
-    with torch.inference_mode():
-        weights = load_weights(folder, config, dtype_of(settings, device), device, phases)
+    try:
+        with torch.inference_mode():
+            weights = load_weights(folder, config, dtype_of(settings, device), device, phases)
+    except torch.OutOfMemoryError:
+        raise ConfigurationError(
+            f"gpu_memory_fraction: the weights do not fit into {settings.gpu_memory_fraction:g} of the GPU's memory, "
+            "or into what others leave of it",
+            param="gpu_memory_fraction",
+        ) from None
     context = min(settings.context_tokens, config.max_positions)
     most_written = max(-(-settings.prefill_tokens_per_step // PREFILL_CHUNK) * PREFILL_CHUNK, config.canvas_length)
     sizes = PoolSizes.of(

@@ -57,7 +57,9 @@ class CheckpointFiles:
         self._open: dict[Path, Any] = {}  # safetensors' handles carry no types
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
         if index.is_file():
-            file_of: dict[str, str] = dict(read_json(index)["weight_map"])
+            file_of = read_json(index).get("weight_map")
+            if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+                raise ConfigurationError(f"{index}: weight_map: a mapping of names to files is needed", "weight_map")
             for file in sorted(set(file_of.values())):
                 inside, listed = self._header(folder / file), {name for name, its in file_of.items() if its == file}
                 if inside.keys() != listed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,14 +67,12 @@ class VisionConfig:
     positions: int
     standardize: bool
     clipped: bool
-    attention_bias: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How routed experts are stored. Everything else is stored as it is."""
+    """How routed experts are stored, in NVFP4. Everything else is stored as it is."""
 
-    format: Literal["nvfp4"]
     group: int = 16
     layout: Literal["modelopt", "compressed-tensors"] = "modelopt"
     """Whose names the tensors have, and whether the global scale multiplies or divides."""
@@ -138,10 +137,13 @@ class _Reader:
             raise self.refuse(key, f"an integer from {least} is needed, not {value!r}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def number(self, key: str, default: float | None = None, above: float | None = None) -> float:
+        """Finite, and not below 0. `above`: nor at or below that."""
         value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refuse(key, f"a number is needed, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+            raise self.refuse(key, f"a number from 0 is needed, not {value!r}")
+        if above is not None and value <= above:
+            raise self.refuse(key, f"a number above {above:g} is needed, not {value!r}")
         return float(value)
 
     def section(self, key: str) -> _Reader:
@@ -206,8 +208,8 @@ def model_config(
         experts=text.count("num_experts"),
         top_k=text.count("top_k_experts"),
         expert_intermediate=text.count("moe_intermediate_size"),
-        eps=text.number("rms_norm_eps", 1e-6),
-        softcap=text.number("final_logit_softcapping", 30.0),
+        eps=text.number("rms_norm_eps", 1e-6, above=0),
+        softcap=text.number("final_logit_softcapping", 30.0, above=0),
         max_positions=text.count("max_position_embeddings", 131_072),
         ropes=ropes,
         placeholder_ids=_placeholders(data, vocab),
@@ -226,6 +228,8 @@ def _layers(text: _Reader) -> tuple[LayerConfig, ...]:
     count = text.count("num_hidden_layers", 30)
     pattern = ["full_attention" if index % 6 == 5 else "sliding_attention" for index in range(count)]
     types = text.data.get("layer_types") or pattern
+    if not isinstance(types, list):
+        raise text.refuse("layer_types", f"a list is needed, not {types!r}")
     if len(types) != count:
         raise text.refuse("layer_types", f"{len(types)} of them for {count} layers")
     for name in types:
@@ -233,16 +237,19 @@ def _layers(text: _Reader) -> tuple[LayerConfig, ...]:
             raise text.refuse("layer_types", f"{name!r} is not supported; supported: {', '.join(KINDS)}")
     types = [*types[:-1], "full_attention"]  # the architecture forces the last one
     head_dim, kv_heads = text.count("head_dim", 256), text.count("num_key_value_heads", 4)
-    per_layer = text.data.get("per_layer_config")
-    if per_layer is None:  # the spelling of the published checkpoint; transformers writes the other
+    if text.data.get("per_layer_config") is None:  # the published checkpoint's spelling; transformers writes the other
         full: dict[str, Any] = {"head_dim": text.count("global_head_dim", 512)}
         if text.data.get("num_global_key_value_heads") is not None and text.data.get("attention_k_eq_v", True):
             full["num_key_value_heads"] = text.count("num_global_key_value_heads")
-        per_layer = {str(i): full for i, name in enumerate(types) if name == "full_attention"}
-    per_layer = {int(index): override for index, override in per_layer.items()}  # JSON has "05" for 5
+        given = _Reader({str(i): full for i, name in enumerate(types) if name == "full_attention"}, text.where)
+    else:
+        given = text.section("per_layer_config")
+    if strange := [key for key in given.data if not str(key).isdecimal()]:
+        raise text.refuse("per_layer_config", f"layers go by number, and {strange[0]!r} is none")
+    overrides = {int(key): given.section(key) for key in given.data}  # JSON may have "05" for 5
     layers = []
     for index, name in enumerate(types):
-        override = _Reader(per_layer.get(index, {}), f"{text.where}: per_layer_config: {index}")
+        override = overrides.get(index) or _Reader({}, given.where)
         for key in override.data:
             if key not in ("head_dim", "num_key_value_heads"):
                 raise override.refuse(key, "not supported for one layer alone")
@@ -254,6 +261,9 @@ def _layers(text: _Reader) -> tuple[LayerConfig, ...]:
                 override.count("num_key_value_heads", kv_heads),
             )
         )
+    for layer in layers:
+        if layer.head_dim % 2:
+            raise text.refuse("head_dim", f"{layer.head_dim} cannot be halved into pairs")
     for kind in set(KINDS.values()):
         shapes = {(layer.head_dim, layer.kv_heads) for layer in layers if layer.kind == kind}
         if len(shapes) > 1:
@@ -269,17 +279,14 @@ _ROPE_DEFAULTS: dict[LayerKind, dict[str, Any]] = {
 
 def _rope(text: _Reader, layer: LayerConfig) -> Rope:
     name = next(name for name, kind in KINDS.items() if kind == layer.kind)
-    where = f"{text.where}: rope_parameters: {name}"
-    given = (text.data.get("rope_parameters") or {}).get(name)
-    rope = _Reader(_ROPE_DEFAULTS[layer.kind] if given is None else given, where)
+    given = _Reader({}, text.where) if text.data.get("rope_parameters") is None else text.section("rope_parameters")
+    rope = _Reader(_ROPE_DEFAULTS[layer.kind], text.where) if given.data.get(name) is None else given.section(name)
     type_ = rope.among("rope_type", ("default", "proportional"), "default")
-    partial = rope.number("partial_rotary_factor", 1.0)
+    theta, partial = rope.number("rope_theta", above=0), rope.number("partial_rotary_factor", 1.0)
     rope.among("factor", (1, 1.0, None))
-    if type_ == "proportional":
-        return Rope(rope.number("rope_theta"), layer.head_dim, int(partial * layer.head_dim // 2), layer.head_dim)
-    if partial != 1.0:
-        raise rope.refuse("partial_rotary_factor", "only with rope_type 'proportional'")
-    return Rope(rope.number("rope_theta"), layer.head_dim, layer.head_dim // 2, layer.head_dim)
+    if partial > 1.0 or (partial < 1.0 and type_ != "proportional"):
+        raise rope.refuse("partial_rotary_factor", "up to 1, and below 1 only with rope_type 'proportional'")
+    return Rope(theta, layer.head_dim, int(partial * layer.head_dim // 2), layer.head_dim)
 
 
 def _placeholders(data: Mapping[str, Any], vocab: int) -> tuple[int, ...]:
@@ -303,7 +310,6 @@ def _vision(top: _Reader) -> VisionConfig:
         positions=vision.count("position_embedding_size", 10_240),
         standardize=bool(vision.data.get("standardize", False)),
         clipped=bool(vision.data.get("use_clipped_linears", False)),
-        attention_bias=bool(vision.data.get("attention_bias", False)),
     )
 
 
@@ -319,7 +325,7 @@ def _quantisation(inline: Any, beside: Mapping[str, Any] | None, where: str) -> 
             return _compressed_tensors(entry)
     entry.among("quant_algo", ("NVFP4",))
     entry.among("group_size", (16,), 16)
-    return Quantisation("nvfp4")
+    return Quantisation()
 
 
 def _compressed_tensors(entry: _Reader) -> Quantisation:
@@ -333,9 +339,7 @@ def _compressed_tensors(entry: _Reader) -> Quantisation:
     weights = group.section("weights")
     for key, value in {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group"}.items():
         weights.among(key, (value,))
-    return Quantisation(
-        "nvfp4", layout="compressed-tensors", input_scales=group.data.get("input_activations") is not None
-    )
+    return Quantisation(layout="compressed-tensors", input_scales=group.data.get("input_activations") is not None)
 
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:
@@ -353,20 +357,19 @@ def generation_defaults(data: Mapping[str, Any], where: str = "generation_config
         sampler = given.section("sampler_config")
         sampler.among("_cls_name", ("EntropyBoundSamplerConfig",), "EntropyBoundSamplerConfig")
         bound = sampler.number("entropy_bound")
-    stability = given.data.get("stability_threshold", base.stability)
-    if not isinstance(stability, int) or stability < 0:
-        raise given.refuse("stability_threshold", f"an integer from 0 is needed, not {stability!r}")
     eos = given.data.get("eos_token_id", [])
-    eos = [eos] if isinstance(eos, int) else eos
+    eos = eos if isinstance(eos, list) else [eos]
+    if not all(type(token) is int for token in eos):
+        raise given.refuse("eos_token_id", f"an integer or some are needed, not {eos!r}")
     defaults = GenerationDefaults(
         max_steps=given.count("max_denoising_steps", base.max_steps),
         entropy_bound=bound,
         t_min=given.number("t_min", base.t_min),
         t_max=given.number("t_max", base.t_max),
-        stability=stability,
+        stability=given.count("stability_threshold", base.stability, least=0),
         confidence=given.number("confidence_threshold", base.confidence),
-        eos_token_ids=tuple(int(token) for token in eos),
+        eos_token_ids=tuple(eos),
     )
-    if defaults.t_min < 0 or defaults.t_max <= 0:
+    if defaults.t_max == 0:
         raise given.refuse("t_min", f"a schedule from {defaults.t_max} to {defaults.t_min} has no temperature above 0")
     return defaults

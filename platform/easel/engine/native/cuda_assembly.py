@@ -39,11 +39,12 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     """A runner for up to `slots` canvases of sequences of up to `context` tokens, `most_written` written in a step.
 
     A step takes every canvas and one round of prefill in one forward; more is taken in several.
-    Raises `ConfigurationError` for another type than bf16, and for a temperature schedule that the vocabulary end
-    cannot hold.
+    Raises `ConfigurationError` for another type than bf16, for shapes that the kernels do not have, and for a
+    temperature schedule that the vocabulary end cannot hold.
     """
     if weights.embedding.dtype != torch.bfloat16:
         raise ConfigurationError("dtype: quantised experts run in bfloat16 on a GPU", param="dtype")
+    _check_shapes(config)
     if 2 * config.softcap > MOST_SPREAD * min(defaults.t_min, defaults.t_max):
         raise ConfigurationError(
             f"t_min: {defaults.t_min} with a softcap of {config.softcap}: masses of tokens would not fit their range",
@@ -59,6 +60,18 @@ def build_runner(config: ModelConfig, weights: ModelWeights, defaults: Generatio
     model = CudaModel(config, weights, pool_tensors(config, kv, device), inputs, kv.block_tokens, deterministic)
     end = VocabularyEnd(weights.embedding, config.softcap, slots, config.placeholder_ids)
     return CudaRunner(model, end, defaults, noise, slots)
+
+
+def _check_shapes(config: ModelConfig) -> None:
+    dims = {layer.head_dim for layer in config.layers}
+    for name, value, fits, needed in (
+        ("canvas_length", config.canvas_length, config.canvas_length <= GROUP_ROWS, f"{GROUP_ROWS} at the most"),
+        ("hidden_size", config.hidden, config.hidden % 8 == 0, "a multiple of 8"),
+        ("num_experts", config.experts, config.experts.bit_count() == 1, "a power of two"),
+        ("head_dim", sorted(dims), all(dim >= 16 and dim.bit_count() == 1 for dim in dims), "powers of two from 16"),
+    ):
+        if not fits:
+            raise ConfigurationError(f"{name}: {value}, and kernels on a GPU take {needed}", param=name)
 
 
 def build_sized(config: ModelConfig, weights: ModelWeights, defaults: GenerationDefaults, sizes: PoolSizes,

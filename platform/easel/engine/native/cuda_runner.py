@@ -108,7 +108,7 @@ class CudaRunner:
     def warm_up(self) -> None:
         """Run the largest step once, over idle groups: what it allocates beside our buffers is allocated then."""
         with torch.inference_mode():
-            self._inputs.clear()
+            self._clear()
             self._inputs.upload()
             groups = self._inputs.groups
             self._forward(groups, self._canvas_sizes(groups)[1])
@@ -124,7 +124,7 @@ class CudaRunner:
         and on capturing."""
         self._phases = phases or Phases()
         with torch.inference_mode():
-            self._inputs.clear()
+            self._clear()
             self._inputs.upload()
             for groups in sizes_up_to(self._inputs.groups):
                 for canvases in self._canvas_sizes(groups):
@@ -150,9 +150,7 @@ class CudaRunner:
     def _launch(self, encodes: Items[Encode], canvases: Items[Sequence]) -> None:
         """Fill the inputs, upload them, and start the graphs."""
         inputs, block_tokens = self._inputs, self.model.block_tokens
-        inputs.clear()
-        inputs.host["read_seat"][:] = self.nothing
-        inputs.host["write_seat"][:] = self.waste
+        self._clear()
         self._seat_all(canvases)
         for row, sequence in enumerate(canvases):
             self._place_canvas(row, sequence)
@@ -177,6 +175,12 @@ class CudaRunner:
             self.end.controls.upload()
             self._end_graph(size)()
             self._fetch(canvases)
+
+    def _clear(self) -> None:
+        """Make all groups idle: they read nothing and write where nobody sits."""
+        self._inputs.clear()
+        self._inputs.host["read_seat"][:] = self.nothing
+        self._inputs.host["write_seat"][:] = self.waste
 
     def _seat_all(self, canvases: Items[Sequence]) -> None:
         """A seat for each. Those who are not denoised in this step make room where there is none."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.engine.native.assembly import Parts, assemble
 from easel.engine.native.gpu_watch import GpuWatch, find_driver
 from easel.engine.native.loop import FAILED_MESSAGE, STOPPED_MESSAGE, Add, Cancel, Order, StepLoop, Stop
@@ -105,7 +106,7 @@ class NativeEngine:
                 ended = isinstance(event, Finished | Failed)
                 yield event
         finally:
-            if not ended:
+            if self._mailboxes.get(request.id) is mailbox:
                 self.cancel(request.id)
 
     def cancel(self, request_id: str) -> bool:
@@ -122,10 +123,7 @@ class NativeEngine:
 
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. Taken up before the next step; raised `slots` share the KV blocks there are."""
-        for name in ("slots", "prefill_tokens_per_step", "max_denoising_steps"):
-            value = getattr(limits, name)
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        ensure_possible(limits)
         most = self._parts.runner.most_slots if self._parts is not None else None
         if most is not None and limits.slots is not None and limits.slots > most:
             raise InvalidRequest(f"slots: {limits.slots} is above {most}, what the engine started with", param="slots")

@@ -23,12 +23,13 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 
+LOST = 79
 FATAL_XIDS = {
     48: "a memory error that cannot be corrected",
     62: "its micro-controller has halted",
     64: "a memory row that cannot be replaced",
     74: "an NVLink error",
-    79: "it has fallen off the bus",
+    LOST: "it has fallen off the bus",
     95: "a memory error that was not contained",
     119: "its system processor does not answer",
     120: "its system processor has failed",
@@ -80,6 +81,8 @@ class NvmlDriver:
         while self._events is not None:
             try:
                 found.append(int(self._nvml.nvmlEventSetWait_v2(self._events, 0).eventData))
+            except self._nvml.NVMLError_GpuIsLost:  # said so instead of by an event
+                return [*found, LOST]
             except self._nvml.NVMLError:  # a time-out: no more of them
                 break
         return found
@@ -104,7 +107,9 @@ class CudaDriver:
 def find_driver() -> Driver:
     """The best there is for the GPU that torch uses."""
     try:
-        return NvmlDriver(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
+        driver = NvmlDriver(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
+        driver.read()  # it may find the card and refuse this
+        return driver
     except Exception as error:  # the library is missing, or the driver refuses: it has errors of its own for each
         log.info("the GPU's utilisation and faults are not known: %s: %s", type(error).__name__, error)
         return CudaDriver()
@@ -132,17 +137,23 @@ class GpuWatch:
     def _run(self) -> None:
         while not self._stopped.wait(self._period_s):
             try:
-                self.last = self._driver.read()
-                xids = self._driver.xids()
+                fatal = self._fatal()  # first: nothing else is to be had of a card that is lost
+                if fatal is None:
+                    self.last = self._driver.read()
             except Exception as error:
                 log.warning("the driver says nothing of the GPU any more: %s: %s", type(error).__name__, error)
                 return
-            for xid in xids:
-                log.error("Xid %d on %s", xid, self.last.name)
-            fatal = [xid for xid in xids if xid in FATAL_XIDS]
-            if fatal:
-                self._failed(f"the GPU has failed (Xid {fatal[0]}): {FATAL_XIDS[fatal[0]]}")
+            if fatal is not None:
+                self._failed(f"the GPU has failed (Xid {fatal}): {FATAL_XIDS[fatal]}")
                 return
+
+    def _fatal(self) -> int | None:
+        """The first of the new Xids that ends the card's use."""
+        assert self.last is not None, "start has read it"
+        xids = self._driver.xids()
+        for xid in xids:
+            log.error("Xid %d on %s", xid, self.last.name)
+        return next((xid for xid in xids if xid in FATAL_XIDS), None)
 
 
 def describe(error: BaseException) -> str:

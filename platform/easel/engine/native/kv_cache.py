@@ -109,6 +109,11 @@ class KvCache:
         """The pool of the full layers, then that of the sliding ones."""
         return (self.full, self.sliding)
 
+    @property
+    def tokens(self) -> int:
+        """How many the full layers hold, over all sequences."""
+        return self.full.blocks * self.block_tokens
+
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""
         return -(-tokens // self.block_tokens)

@@ -1,9 +1,9 @@
 """NVFP4 weights as modelopt stores them, and back to floats.
 
 `W[n, k] = E2M1[code] * weight_scale[n, k // 16] * weight_scale_2`: two codes to a byte, the low nibble is the even
-column; group scales in E4M3; one fp32 scale for the tensor. On a CPU they
-are unpacked once, at load; on a GPU they stay packed, as `kernels.packing` lays them out.
-Refuses to know: names, files, and activations (`input_scale` is for engines that quantise those too).
+column; group scales in E4M3; one fp32 scale for the tensor. On a CPU they are unpacked once, at load; on a GPU they
+stay packed, as `kernels.packing` lays them out. Refuses to know: names, files, and activations (`input_scale` is for
+engines that quantise those too).
 """
 
 from __future__ import annotations

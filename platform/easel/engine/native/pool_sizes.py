@@ -70,7 +70,7 @@ def block_bytes(config: ModelConfig, block_tokens: int, element_bytes: int) -> B
     """Bytes of one block, keys and values of all layers of its kind."""
 
     def of(kind: LayerKind) -> int:
-        widths = (layer.kv_heads * layer.head_dim for layer in config.layers if layer.kind == kind)
+        widths = (layer.kv_heads * layer.head_dim for layer in config.of_kind(kind))
         return max(1, 2 * sum(widths) * block_tokens * element_bytes)
 
     return of("full"), of("sliding")

@@ -7,18 +7,20 @@ know: what the API calls these fields, and whether there is a seat.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import TypeVar
 
 from easel.engine.native.config import GenerationDefaults, ModelConfig
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.sequence import Rules, Sequence
 from easel.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from easel.protocol import MOST_BIASED, GenerationRequest
+from easel.protocol import MOST_BIASED, MOST_STOPS, GenerationRequest
 
 MOST_LOGPROBS = 64
-MOST_STOPS = 64
-"""Distinct token ids that end an output, the checkpoint's own included: what a kernel's table holds."""
+
+MOST_TEMPERATURE = 1e4
+"""Draws are even long before. One that is infinite in fp32 makes no number of a token that must not be."""
+MOST_BIAS = 1e4
+"""Of one token's bias or penalty, either way. More does nothing else, and much more is infinite in fp32."""
 
 _T = TypeVar("_T")
 
@@ -48,12 +50,15 @@ class RuleBook:
         rules = self._rules(request, step_cap)
         sequence = Sequence(request, rules, arrived_at, order)
         total = len(request.prompt) + request.max_tokens
-        fits = kv is None or kv.fits(sequence.most_encoded(), self.most_written)
-        if total > self.context_tokens or not fits:
+        asked = f"The prompt has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}: "
+        if total > self.context_tokens:
             raise ContextLengthExceeded(
-                f"The prompt has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}: {total} in all, "
-                f"and the context holds {self.context_tokens}.",
-                param="max_tokens",
+                f"{asked}{total} in all, and the context holds {self.context_tokens}.", param="max_tokens"
+            )
+        most = sequence.most_encoded()
+        if kv is not None and not kv.fits(most, self.most_written):
+            raise ContextLengthExceeded(
+                f"{asked}{most} are kept for the last canvas, and the KV cache holds {kv.tokens}.", param="max_tokens"
             )
         return sequence
 
@@ -128,12 +133,14 @@ class RuleBook:
     def _check_sampling(self, request: GenerationRequest) -> None:
         sampling, hertz = request.sampling, request.progress_hz
         for name, allowed, rule in (
-            ("temperature", 0.0 <= sampling.temperature < float("inf"), "a finite number from 0"),
+            ("temperature", 0.0 <= sampling.temperature <= MOST_TEMPERATURE, f"from 0 to {MOST_TEMPERATURE:g}"),
             ("top_p", 0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
             ("min_p", 0.0 <= sampling.min_p <= 1.0, "from 0 to 1"),
             ("top_k", sampling.top_k >= 0, "from 0"),
-            ("presence_penalty", isfinite(sampling.presence_penalty), "a finite number"),
-            ("frequency_penalty", isfinite(sampling.frequency_penalty), "a finite number"),
+            *((name, all(abs(value) <= MOST_BIAS for value in values), f"from -{MOST_BIAS:g} to {MOST_BIAS:g}")
+              for name, values in (("presence_penalty", [sampling.presence_penalty]),
+                                   ("frequency_penalty", [sampling.frequency_penalty]),
+                                   ("logit_bias", [bias for _, bias in sampling.logit_bias]))),
             ("logprobs", sampling.logprobs is None or 0 <= sampling.logprobs <= self._most_logprobs,
              f"from 0 to {self._most_logprobs}"),
             ("progress_hz", hertz is None or hertz > 0.0, "above 0"),

@@ -24,7 +24,16 @@ from easel.engine.native.config import GenerationDefaults, LayerKind, ModelConfi
 from easel.engine.native.kv_cache import BlockTable, KvCache
 from easel.engine.native.model import Model
 from easel.engine.native.noise import DrawKey, Draws, Noise
-from easel.engine.native.sampler import Choice, Logprobs, Sampled, denoise, pin, schedule
+from easel.engine.native.sampler import (
+    LEAST_TEMPERATURE,
+    LEAST_TOP_P,
+    Choice,
+    Logprobs,
+    Sampled,
+    denoise,
+    pin,
+    schedule,
+)
 from easel.engine.native.scheduler import Encode, Plan
 from easel.engine.native.sequence import Sequence, StepResult
 from easel.protocol import TokenLogprob
@@ -205,9 +214,9 @@ def canvas_choice(sequence: Sequence, defaults: GenerationDefaults, config: Mode
     return Choice(
         schedule_temperature=schedule(defaults.t_min, defaults.t_max, sequence.step + 1, rules.max_steps),
         entropy_bound=rules.entropy_bound,
-        temperature=sampling.temperature,
+        temperature=0.0 if sampling.temperature < LEAST_TEMPERATURE else sampling.temperature,
         top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        top_p=max(sampling.top_p, LEAST_TOP_P),
         min_p=sampling.min_p,
         logit_bias=sequence.biases,
         banned=config.placeholder_ids,
@@ -232,7 +241,7 @@ def pinned_on_canvas(sequence: Sequence) -> tuple[tuple[int, int], ...]:
 
 def _results(sampled: Sampled) -> list[StepResult]:
     return [
-        StepResult(argmax, entropies, accepted, _logprobs(logprobs))
+        StepResult(argmax, entropies, accepted, token_logprobs(logprobs))
         for argmax, entropies, accepted, logprobs in zip(
             sampled.argmax.tolist(),
             sampled.entropy.tolist(),
@@ -243,7 +252,8 @@ def _results(sampled: Sampled) -> list[StepResult]:
     ]
 
 
-def _logprobs(kept: Logprobs | None) -> tuple[TokenLogprob, ...] | None:
+def token_logprobs(kept: Logprobs | None) -> tuple[TokenLogprob, ...] | None:
+    """One canvas's as the protocol has them."""
     if kept is None:
         return None
     rows = zip(kept.chosen.tolist(), kept.top_ids.tolist(), kept.top.tolist(), strict=True)

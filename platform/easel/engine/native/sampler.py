@@ -19,6 +19,12 @@ import torch
 
 from easel.engine.native.noise import Draws
 
+LEAST_TEMPERATURE = 1e-4
+"""Below, a draw is the argmax: chances are to the power of 1 / temperature, of which fp32 holds no more (a GPU's masses
+are 0.2 % off, which 2e-5 makes an infinite weight)."""
+LEAST_TOP_P = 1e-9
+"""Below, nothing would be left in fp32; this much leaves the likeliest token."""
+
 
 def schedule(t_min: float, t_max: float, step: int, steps: int) -> float:
     """The temperature of denoising step `step` (from 1) of at most `steps`."""
@@ -81,8 +87,7 @@ def denoise(logits: torch.Tensor, choices: Sequence[Choice], draws: Draws) -> Sa
     argmax = z.argmax(dim=-1)
     logs = torch.log_softmax(z, dim=-1)
     chances = logs.exp()
-    # A token that must not be has log-probability -inf, and adds nothing: 0 * the smallest float, not 0 * -inf.
-    entropy = -(chances * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
+    entropy = entropies(logs, chances)
     accepted = accept(entropy, entropy.new_tensor([choice.entropy_bound for choice in choices]))
     drawn = torch.stack(
         [draw(logs[row], chances[row], argmax[row], draws.uniform[row], c) for row, c in enumerate(choices)]
@@ -92,6 +97,12 @@ def denoise(logits: torch.Tensor, choices: Sequence[Choice], draws: Draws) -> Sa
         pin(canvas[row], choice.pinned)
     kept = tuple(logprobs(logs[row], argmax[row], c.logprobs) for row, c in enumerate(choices))
     return Sampled(canvas, argmax, entropy, accepted, chances, kept)
+
+
+def entropies(logs: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    """Nats, over the last dimension. `chances` are the exponentials of `logs`."""
+    # A token that must not be has log-probability -inf, and adds nothing: 0 * the smallest float, not 0 * -inf.
+    return -(chances * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
 
 
 def constrain(logits: torch.Tensor, choice: Choice) -> None:

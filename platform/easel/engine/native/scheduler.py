@@ -5,7 +5,7 @@ cache is complete, in the same step even. So sequences join and leave at any ste
 Commits always run; prefill is held to a budget of tokens, so that running canvases keep their pace, and shared so that
 neither long prompts nor short ones wait for each other. A prompt's beginning that is in the prefix cache is not encoded
 again, and one that another sequence is just writing is waited for. When blocks run out, cached prefixes go first; then
-the sequence that came last gives up its seat and its blocks, and goes on later.
+the sequence that came last of the lowest priority gives up its seat and its blocks, and goes on later.
 
 Owns: these decisions, and the events they make. Refuses to know: tensors, threads, and what time it is.
 """
@@ -274,8 +274,8 @@ class Scheduler:
         return told
 
     def _make_room(self, sequence: Sequence, tokens: int, plan: Plan) -> list[Told]:
-        """Find blocks for the first `tokens` tokens, taking them from prefixes that nobody uses, then from whoever came
-        last; that may be itself."""
+        """Find blocks for the first `tokens` tokens, taking them from prefixes that nobody uses, then from whoever
+        ranks last; that may be itself."""
         told: list[Told] = []
         while not self.kv.extend(sequence.kv, tokens):
             if self.prefixes is not None and self.prefixes.make_room(*self.kv.lacking(sequence.kv, tokens)):

@@ -266,10 +266,11 @@ class Sequence:
         )
 
     def remaining_work(self, steps_a_canvas: float) -> float:
-        """Expected units of work still to do, if canvases take so many steps and the output runs to max_tokens."""
-        length = self.rules.canvas_length
+        """Expected units of work still to do, if canvases take so many steps (or all that the request lets them) and
+        the output runs to max_tokens."""
+        length, steps = self.rules.canvas_length, min(steps_a_canvas, self.rules.max_steps)
         canvases = -(-max(0, self.request.max_tokens - len(self.output)) // length)
-        begun = min(self.step, steps_a_canvas) * length / GROUP_ROWS
+        begun = min(self.step, steps) * length / GROUP_ROWS
         to_encode = (len(self.tokens) - self.encoded) / GROUP_ROWS
         last_commit = length / GROUP_ROWS if canvases else 0.0  # it never happens
-        return to_encode + canvases * canvas_work(length, steps_a_canvas) - begun - last_commit
+        return to_encode + canvases * canvas_work(length, steps) - begun - last_commit

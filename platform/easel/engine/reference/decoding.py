@@ -19,11 +19,13 @@ from typing import Any
 import torch
 
 from easel.engine.native.config import GenerationDefaults
-from easel.engine.native.sampler import Choice, accept, constrain, logprobs
+from easel.engine.native.runner import token_logprobs
+from easel.engine.native.sampler import Choice, accept, constrain, entropies, logprobs, schedule
 from easel.engine.native.sequence import Sequence, StepResult
 from easel.errors import DeadlineExceeded, EaselError
-from easel.protocol import CanvasCommitted, CanvasStop, Event, FinishReason, GenerationRequest, Started, TokenLogprob
+from easel.protocol import CanvasCommitted, CanvasStop, Event, FinishReason, GenerationRequest, Started
 
+TOO_LATE = "The deadline came before the first denoising step."
 CHOICE_STRIDE = 0x9E3779B97F4A7C15
 """Parts the seeds of a prompt's choices. Choice 0 has the request's own."""
 
@@ -89,7 +91,7 @@ def decode(
         try:
             watch.look()
             if time.time() >= sequence.rules.bounded_at:
-                raise DeadlineExceeded("The deadline came before the first denoising step.")
+                raise DeadlineExceeded(TOO_LATE)
             watch.step_began = time.time()
             model.generate(
                 prompt, logits_processor=LogitsProcessorList([watch]), streamer=watch, **generate_options(sequence)
@@ -141,8 +143,9 @@ class _Watch:
         if choice.logit_bias or choice.early:
             scores = scores.clone()
             constrain(scores[0], choice)
-        fall = (self.defaults.t_max - self.defaults.t_min) * (int(cur_step) / sequence.rules.max_steps)
-        self._logits, self._temperature = scores[0], self.defaults.t_min + fall
+        steps = sequence.rules.max_steps
+        self._logits = scores[0]
+        self._temperature = schedule(self.defaults.t_min, self.defaults.t_max, steps - int(cur_step) + 1, steps)
         return scores
 
     def put_draft(self, value: torch.Tensor) -> None:
@@ -150,12 +153,10 @@ class _Watch:
         sequence, now = self.sequence, time.time()
         self.step_s = now - self.step_began
         logs = torch.log_softmax(self._logits.float() / self._temperature, dim=-1)
-        entropies = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
-        accepted = accept(entropies[None], entropies.new_tensor([sequence.rules.entropy_bound]))[0]
-        kept = None
-        if sequence.request.sampling.logprobs is not None:
-            kept = _token_logprobs(logs, value[0].to(logs.device), sequence.request.sampling.logprobs)
-        result = StepResult(value[0].tolist(), entropies.tolist(), accepted.tolist(), kept)
+        nats = entropies(logs, logs.exp())
+        accepted = accept(nats[None], nats.new_tensor([sequence.rules.entropy_bound]))[0]
+        kept = token_logprobs(logprobs(logs, value[0].to(logs.device), sequence.request.sampling.logprobs))
+        result = StepResult(value[0].tolist(), nats.tolist(), accepted.tolist(), kept)
         sequence.denoised(result, self.step_began)
         self.stepped(self.step_s)
         self.look()
@@ -197,10 +198,3 @@ class _Watch:
             raise Interrupted("deadline")
         self.look()
         sequence.wrote(sequence.rules.canvas_length)
-
-
-def _token_logprobs(logs: torch.Tensor, argmax: torch.Tensor, alternatives: int) -> tuple[TokenLogprob, ...]:
-    found = logprobs(logs, argmax, alternatives)
-    assert found is not None, "asked for"
-    chosen, ids, top = found.chosen.tolist(), found.top_ids.tolist(), found.top.tolist()
-    return tuple(TokenLogprob(chosen[row], tuple(zip(ids[row], top[row], strict=True))) for row in range(len(chosen)))

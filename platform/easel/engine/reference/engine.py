@@ -12,12 +12,14 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.engine.native.assembly import cores, device_of, dtype_of
 from easel.engine.native.config import read_generation_defaults, read_model_config
 from easel.engine.native.mailbox import Mailbox
@@ -25,8 +27,17 @@ from easel.engine.native.rules import RuleBook
 from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
 from easel.engine.reference.checkpoint import load_reference
-from easel.engine.reference.decoding import Interrupted, decode
-from easel.errors import Draining, EaselError, EngineFailed, EngineStopped, InvalidRequest, NotReady
+from easel.engine.reference.decoding import TOO_LATE, Interrupted, decode
+from easel.engine.unused_settings import refuse_unused
+from easel.errors import (
+    DeadlineExceeded,
+    Draining,
+    EaselError,
+    EngineFailed,
+    EngineStopped,
+    InvalidRequest,
+    NotReady,
+)
 from easel.protocol import (
     GROUP_ROWS,
     EngineLimits,
@@ -47,6 +58,18 @@ STEPS_A_CANVAS = 20.0
 """Expected before any canvas was decoded: docs of the 26B say 15 to 20."""
 
 
+UNUSED = {
+    "compile_cache": "it compiles no kernels",
+    "deterministic": "transformers promises nothing of the kind on GPUs; on CPUs it is so anyway",
+    "gpu_memory_fraction": "it takes what its weights and one request need",
+    "kv_tokens": "transformers keeps the keys of one request",
+    "kv_block_tokens": "transformers keeps the keys of one request",
+    "prefill_tokens_per_step": "it encodes prompts whole",
+    "step_timeout_s": "nobody watches its steps",
+}
+"""Settings of ours that mean nothing here."""
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     """A request that has not ended."""
@@ -55,6 +78,8 @@ class _Job:
     mailbox: Mailbox = field(default_factory=Mailbox)
     interrupted: Interrupted | None = None
     """Set on the event loop, read in the thread between steps."""
+    expiry: asyncio.TimerHandle | None = None
+    """Ends it at its deadline, should it still wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +95,10 @@ class ReferenceEngine:
     supports = supports("reference")
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
-        """`folder`: the checkpoint's."""
+        """`folder`: the checkpoint's. Raises `ConfigurationError` for settings that would be ignored."""
+        refuse_unused(settings, "reference", UNUSED)
+        if settings.slots > 1:  # not refused: trying a checkpoint should take no more than another `kind`
+            log.info("slots: %d, of which the reference engine has one", settings.slots)
         self._folder, self._settings = folder, settings
         self._state = EngineState.LOADING
         self._failure = ""
@@ -108,7 +136,7 @@ class ReferenceEngine:
                 ended = isinstance(event, Finished | Failed)
                 yield event
         finally:
-            if not ended:
+            if self._jobs.get(request.id) is job:
                 self.cancel(request.id)
 
     def cancel(self, request_id: str) -> bool:
@@ -143,10 +171,7 @@ class ReferenceEngine:
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. There is one slot and prompts are encoded whole, so only the bound on steps changes
         anything; the others are checked."""
-        for name in ("slots", "prefill_tokens_per_step", "max_denoising_steps"):
-            value = getattr(limits, name)
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        ensure_possible(limits)
         if limits.max_denoising_steps is not None:
             self._step_cap = limits.max_denoising_steps
 
@@ -199,8 +224,15 @@ class ReferenceEngine:
         if sequence.rules.entropy_bound <= 0.0:
             raise InvalidRequest("entropy_bound: transformers takes none but above 0", param="entropy_bound")
         job = self._jobs[request.id] = _Job(sequence)
+        left = sequence.rules.bounded_at - time.time()
+        if isfinite(left):
+            job.expiry = asyncio.get_running_loop().call_later(left, self._expire, job)
         self._arrived.set()
         return job
+
+    def _expire(self, job: _Job) -> None:
+        if job is not self._running:
+            self._end(job, _failed(DeadlineExceeded(TOO_LATE)))
 
     async def _turn(self) -> None:
         """Decode who is next, one after the other."""
@@ -254,6 +286,8 @@ class ReferenceEngine:
         self._timer.took(groups, seconds)
 
     def _end(self, job: _Job, last: Event) -> None:
+        if job.expiry is not None:
+            job.expiry.cancel()
         job.mailbox.put(last)
         del self._jobs[job.sequence.request.id]
         self._ended.set()

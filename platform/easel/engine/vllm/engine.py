@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from easel.capabilities import ensure_supported, supports
+from easel.engine.limits import ensure_possible
 from easel.engine.native.config import read_generation_defaults, read_model_config
 from easel.engine.native.mailbox import Mailbox
 from easel.engine.native.rules import RuleBook
 from easel.engine.native.sequence import Rules
 from easel.engine.vllm.interface import Interface, load_interface
 from easel.engine.vllm.seats import Seats
-from easel.engine.vllm.translation import EXPECTED_STEPS, Canvases, engine_args, sampling_fields
+from easel.engine.vllm.translation import Canvases, engine_args, expected_steps, sampling_fields
 from easel.errors import DeadlineExceeded, Draining, EaselError, EngineFailed, EngineStopped, InvalidRequest, NotReady
 from easel.protocol import (
     EngineLimits,
@@ -63,7 +64,7 @@ class _Running:
         done = self.canvases.tokens if self.canvases else 0
         left = -(-max(0, self.request.max_tokens - done) // length)
         prefill = 0.0 if done else prefill_work(len(self.request.prompt))
-        return prefill + left * canvas_work(length, min(EXPECTED_STEPS, self.rules.max_steps))
+        return prefill + left * canvas_work(length, expected_steps(self.rules))
 
 
 class VllmEngine:
@@ -141,10 +142,7 @@ class VllmEngine:
     async def reconfigure(self, limits: EngineLimits) -> None:
         """See the protocol. Slots go up to what vLLM started with; its prefill budget cannot be changed, so another
         than the one it started with is refused."""
-        for name in ("slots", "prefill_tokens_per_step", "max_denoising_steps"):
-            value = getattr(limits, name)
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        ensure_possible(limits)
         most, budget = self._settings.slots, self._settings.prefill_tokens_per_step
         if limits.slots is not None and limits.slots > most:
             raise InvalidRequest(f"slots: {limits.slots} is above {most}, what vLLM started with", param="slots")
@@ -210,8 +208,7 @@ class VllmEngine:
         """With a seat: vLLM's outputs until it ends the request or somebody does. Leaving its iterator aborts."""
         assert self._vllm is not None, "nothing is taken before vLLM runs"
         request, now = running.request, time.time()
-        canvases = Canvases(request, running.rules.canvas_length, running.rules.stop_tokens, began_at=now)
-        running.canvases = canvases
+        canvases = running.canvases = Canvases(request, running.rules, began_at=now)
         running.mailbox.put(Started(at=now, waited_s=now - arrived))
         fields = sampling_fields(request, running.rules)
         params = self._vllm.SamplingParams(output_kind=self._vllm.RequestOutputKind.DELTA, **fields)
@@ -246,8 +243,7 @@ class VllmEngine:
 
     def _last(self, running: _Running) -> Event:
         """The last event of a request that vLLM ended, or somebody here."""
-        rules = running.rules
-        canvases = running.canvases or Canvases(running.request, rules.canvas_length, rules.stop_tokens, 0.0)
+        canvases = running.canvases or Canvases(running.request, running.rules, began_at=0.0)
         if canvases.reason is not None:
             return Finished(canvases.reason, canvases.usage(), canvases.stop_token)
         by = running.ended_by.result()

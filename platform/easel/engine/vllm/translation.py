@@ -16,6 +16,7 @@ from typing import Any
 
 from easel.engine.native.rules import MOST_LOGPROBS
 from easel.engine.native.sequence import Rules
+from easel.engine.unused_settings import refuse_unused
 from easel.errors import ConfigurationError
 from easel.protocol import (
     GROUP_ROWS,
@@ -46,9 +47,7 @@ UNUSED = {
 
 def engine_args(folder: Path, settings: EngineSettings, canvas_length: int, context_tokens: int) -> dict[str, Any]:
     """Arguments of `AsyncEngineArgs`. Raises `ConfigurationError` for settings that would be ignored."""
-    for name, why in UNUSED.items():
-        if getattr(settings, name) != EngineSettings.model_fields[name].default:
-            raise ConfigurationError(f"{name} means nothing to the vllm engine: {why}", name)
+    refuse_unused(settings, "vllm", UNUSED)
     if settings.device == "cpu":
         raise ConfigurationError("the vllm engine runs on GPUs alone: device is cpu", "device")
     return {
@@ -89,13 +88,17 @@ def sampling_fields(request: GenerationRequest, rules: Rules) -> dict[str, Any]:
     }
 
 
+def expected_steps(rules: Rules) -> float:
+    """Denoising steps that a canvas of this request is taken to cost."""
+    return min(EXPECTED_STEPS, rules.max_steps)
+
+
 @dataclass(slots=True)
 class Canvases:
     """The outputs of one request as canvases and usage."""
 
     request: GenerationRequest
-    canvas_length: int
-    stop_tokens: frozenset[int]
+    rules: Rules
     began_at: float
     """Unix time at which the canvas in the works began, as far as can be seen from here."""
     cached_tokens: int = 0
@@ -123,17 +126,17 @@ class Canvases:
             self._logprobs += token_logprobs(tokens, completion.logprobs, self.request.sampling.logprobs)
         if output.finished:
             self._end(completion.finish_reason)
-        committed = []
-        while len(self._pending) >= self.canvas_length:
-            committed.append(self._commit(self.canvas_length, now))
-        if self.reason is not None and (self._pending or self._ends_in_empty_canvas(committed)):
+        committed, length = [], self.rules.canvas_length
+        while len(self._pending) >= length:
+            committed.append(self._commit(length, now))
+        if self.reason is not None and (self._pending or self._ends_in_empty_canvas):
             committed.append(self._commit(len(self._pending), now))
         return committed
 
     def usage(self) -> Usage:
         """What is known, and `work` as far as it can be told without the steps."""
-        steps = min(EXPECTED_STEPS, self.request.denoising.max_steps or EXPECTED_STEPS)
-        last_commit = self.canvas_length / GROUP_ROWS if self.canvases else 0.0  # it never happens
+        length = self.rules.canvas_length
+        last_commit = length / GROUP_ROWS if self.canvases else 0.0  # it never happens
         return Usage(
             prompt_tokens=len(self.request.prompt),
             cached_tokens=self.cached_tokens,
@@ -141,14 +144,14 @@ class Canvases:
             canvases=self.canvases,
             denoising_steps=0,
             work=prefill_work(len(self.request.prompt) - self.cached_tokens)
-            + self.canvases * canvas_work(self.canvas_length, steps)
+            + self.canvases * canvas_work(length, expected_steps(self.rules))
             - last_commit,
         )
 
     def _end(self, reason: str | None) -> None:
         if reason == "stop":
             # The token that ended it is the last of the output, and no part of the answer.
-            if not self._pending or self._pending[-1] not in self.stop_tokens:
+            if not self._pending or self._pending[-1] not in self.rules.stop_tokens:
                 raise ValueError("vLLM stopped at a token that is not one of the request's stop tokens")
             self.stop_token = self._pending.pop()
             del self._logprobs[len(self._pending) :]
@@ -160,9 +163,10 @@ class Canvases:
         else:
             raise ValueError(f"vLLM ended the request with {reason!r}")
 
-    def _ends_in_empty_canvas(self, committed: Sequence[CanvasCommitted]) -> bool:
+    @property
+    def _ends_in_empty_canvas(self) -> bool:
         """The stop token was the first of its canvas: that canvas was denoised and is empty."""
-        return self.reason == "stop" and self.tokens == self.canvases * self.canvas_length
+        return self.reason == "stop" and self.tokens == self.canvases * self.rules.canvas_length
 
     def _commit(self, count: int, now: float) -> CanvasCommitted:
         tokens, self._pending = tuple(self._pending[:count]), self._pending[count:]

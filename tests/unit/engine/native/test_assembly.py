@@ -121,6 +121,19 @@ def test_what_an_answer_s_bits_depend_on_is_said(checkpoint: Path, monkeypatch: 
     )
 
 
+def test_weights_that_do_not_fit_a_gpu_name_the_fraction(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    monkeypatch.setattr(assembly, "device_of", lambda settings: "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction: None)
+    monkeypatch.setattr(assembly, "load_weights", full)
+    with pytest.raises(ConfigurationError, match=r"do not fit into 0\.25 of") as refused:
+        assemble(checkpoint, SETTINGS.model_copy(update={"gpu_memory_fraction": 0.25}))
+    assert refused.value.param == "gpu_memory_fraction"
+
+
 def test_deterministic_is_refused_where_a_gpu_cannot_be(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacked experts go through plain torch there."""
     load = assembly.load_weights

@@ -65,6 +65,19 @@ def test_placeholders_within_the_vocabulary_are_kept() -> None:
         ("hidden_size", {"hidden_size": "32"}),
         ("layer_types", {"layer_types": ["sliding_attention"] * 2}),
         ("layer_types", {"layer_types": ["chunked_attention"] * 3}),
+        ("layer_types", {"layer_types": 3}),
+        ("rms_norm_eps", {"rms_norm_eps": float("nan")}),
+        ("rms_norm_eps", {"rms_norm_eps": -1e-6}),
+        ("final_logit_softcapping", {"final_logit_softcapping": 0}),
+        ("head_dim", {"head_dim": 7}),
+        ("per_layer_config", {"per_layer_config": [1]}),
+        ("per_layer_config", {"per_layer_config": {"last": {}}}),
+        ("2", {"per_layer_config": {"2": 5}}),
+        ("rope_parameters", {"rope_parameters": 5}),
+        ("full_attention", {"rope_parameters": {"full_attention": 5}}),
+        ("rope_theta", {"rope_parameters": {"full_attention": {"rope_theta": 0}}}),
+        ("partial_rotary_factor", {"rope_parameters": {"full_attention": {
+            "rope_type": "proportional", "partial_rotary_factor": 1.5, "rope_theta": 1e4}}}),
         ("intermediate_size", {"per_layer_config": {"2": {"intermediate_size": 3}}}),
         ("per_layer_config", {"per_layer_config": {"1": {"head_dim": 16}}}),
         ("num_key_value_heads", {"per_layer_config": {"2": {"num_key_value_heads": 3}}}),
@@ -132,11 +145,11 @@ def test_quantisation_is_read_from_either_place() -> None:
 def test_compressed_tensors_is_read_with_and_without_scales_for_activations() -> None:
     both = _compressed()
     assert model_config(_data() | {"quantization_config": both}).quantisation == Quantisation(
-        "nvfp4", 16, "compressed-tensors", input_scales=True
+        16, "compressed-tensors", input_scales=True
     )
     both["config_groups"]["group_0"]["input_activations"] = None
     only_weights = model_config(_data() | {"quantization_config": both}).quantisation
-    assert only_weights == Quantisation("nvfp4", 16, "compressed-tensors", input_scales=False)
+    assert only_weights == Quantisation(16, "compressed-tensors", input_scales=False)
 
 
 def test_generation_defaults_come_from_the_file_and_else_from_the_reference() -> None:
@@ -155,6 +168,13 @@ def test_generation_defaults_come_from_the_file_and_else_from_the_reference() ->
         ("_cls_name", {"sampler_config": {"_cls_name": "Other", "entropy_bound": 0.1}}),
         ("entropy_bound", {"sampler_config": {}}),
         ("stability_threshold", {"stability_threshold": -1}),
+        ("stability_threshold", {"stability_threshold": True}),
+        ("confidence_threshold", {"confidence_threshold": -0.1}),
+        ("entropy_bound", {"sampler_config": {"entropy_bound": float("nan")}}),
+        ("t_min", {"t_min": float("inf")}),
+        ("eos_token_id", {"eos_token_id": "1"}),
+        ("eos_token_id", {"eos_token_id": [1.5]}),
+        ("eos_token_id", {"eos_token_id": True}),
         ("max_denoising_steps", {"max_denoising_steps": 0}),
         ("t_min", {"t_min": 0.0, "t_max": 0.0}),
     ],

@@ -6,6 +6,7 @@ embedding. So a state that is lost, mixed up or taken from another shows in the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 pytest.importorskip("triton")
 
 from easel.engine.native import cuda_assembly
-from easel.engine.native.config import GenerationDefaults, read_model_config
+from easel.engine.native.config import GenerationDefaults, LayerConfig, read_model_config
 from easel.engine.native.cuda_runner import CudaRunner
 from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels.controls import Controls
@@ -164,15 +165,41 @@ def test_graphs_end_with_the_most_there_can_be() -> None:
 def test_warming_up_touches_nobodys_state(runner: CudaRunner) -> None:
     one = sequence(0)
     step(runner, one)
+    step(runner, one)  # its canvas is read from its seat, as the inputs still say
     runner.warm_up()
     found = step(runner, one)
-    assert found[one].argmax == [token + 1 for token in beginning(one)]
+    assert found[one].argmax == [token + 2 for token in beginning(one)]
     assert runner.model.encoded == []  # type: ignore[attr-defined]
 
 
 def test_as_many_graphs_are_captured_as_memory_is_kept_for(runner: CudaRunner) -> None:
     runner.capture()
     assert runner.graphs == len(runner._forwards) + len(runner._ends) == 2 * 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("canvas_length", {"canvas_length": 257}),
+        ("hidden_size", {"hidden": 36}),
+        ("num_experts", {"experts": 6}),
+        ("head_dim", {"layers": (LayerConfig(0, "full", 24, 1),)}),
+        ("head_dim", {"layers": (LayerConfig(0, "full", 8, 1),)}),
+        ("t_min", {"softcap": 31.0}),
+        ("dtype", {}),
+    ],
+)
+def test_what_the_kernels_cannot_hold_is_refused_at_the_start(
+    checkpoint: Path, param: str, changes: dict[str, Any]
+) -> None:
+    heads = (LayerConfig(0, "sliding", 16, 2), LayerConfig(1, "full", 32, 1))
+    config = replace(read_model_config(checkpoint), **({"layers": heads} | changes))
+    weights: Any = SimpleNamespace(embedding=torch.zeros(1, dtype=torch.bfloat16 if changes else torch.float32))
+    with pytest.raises(ConfigurationError, match=f"^{param}: ") as refused:
+        cuda_assembly.build_runner(
+            config, weights, GenerationDefaults(), KvCache(1, 1, 8, 10), PhiloxNoise(), 1, 256, 64
+        )
+    assert refused.value.param == param
 
 
 def sized(

@@ -214,7 +214,7 @@ def test_reachable_scope_ends_at_max_tokens() -> None:
     assert bench.of(sequence)[1].stop is CanvasStop.CONVERGED
 
 
-def test_min_tokens_and_ignored_stops_do_not_end_an_answer() -> None:
+def test_a_stop_token_before_min_tokens_does_not_end_an_answer() -> None:
     bench = Bench()
     canvas = (STOP, 9, 9, STOP, 9, 9, 9, 9)
     patient = bench.add(min_tokens=2, max_tokens=LENGTH)
@@ -315,9 +315,18 @@ def test_progress_tells_what_changed_as_often_as_wanted() -> None:
     ]
 
 
+def test_remaining_work_counts_no_steps_that_a_request_will_not_take() -> None:
+    bench = Bench()
+    sequence = bench.add(max_tokens=2 * LENGTH)  # 4 steps a canvas at the most, and one commit
+    assert sequence.remaining_work(16.0) == (3 + 2 * 4 * LENGTH + LENGTH) / 256
+    bench.step()
+    assert sequence.remaining_work(16.0) == ((2 * 4 - 1) * LENGTH + LENGTH) / 256
+    assert sequence.remaining_work(3.0) == ((2 * 3 - 1) * LENGTH + LENGTH) / 256
+
+
 def test_steps_a_canvas_are_learned() -> None:
     bench = Bench()
-    bench.add(max_tokens=400)
+    bench.add(rules=replace(RULES, max_steps=48), max_tokens=400)
     before, work = bench.scheduler.steps_a_canvas, bench.scheduler.remaining_work
     assert work > 0
     for _ in range(40):

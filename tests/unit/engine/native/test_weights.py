@@ -154,6 +154,13 @@ def test_refuses_by_name(folder: Path, spoil: Any, message: str) -> None:
         _load(folder)
 
 
+@pytest.mark.parametrize("content", [{}, {"weight_map": 5}, {"weight_map": {"a": 5}}])
+def test_an_index_that_is_none_is_refused_by_name(folder: Path, content: dict[str, Any]) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match=r"index\.json: weight_map"):
+        _load(folder)
+
+
 def test_shards_are_read_by_their_index(folder: Path) -> None:
     whole = _load(folder)
     tensors = load_file(folder / "model.safetensors")

@@ -72,6 +72,17 @@ async def engine() -> AsyncIterator[ReferenceEngine]:
     await engine.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kv_block_tokens", 64), ("kv_tokens", 4096), ("deterministic", True), ("prefill_tokens_per_step", 256)],
+)
+def test_settings_that_would_be_ignored_are_refused(name: str, value: object) -> None:
+    settings = TINY.engine.model_copy(update={name: value})
+    with pytest.raises(ConfigurationError, match=f"^{name}.*reference engine") as refused:
+        make_engine(TINY.model_copy(update={"engine": settings}))
+    assert refused.value.param == name
+
+
 def _prompt(text: str) -> tuple[int, ...]:
     """As the chat template writes it, without its words: bare bytes and a newline."""
     return (2, *(BYTE + byte for byte in text.encode()), BYTE + 10)
@@ -219,6 +230,19 @@ async def test_a_deadline_commits_the_best_so_far(
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "deadline"
     assert len(_tokens(events)) == 16
+
+
+async def test_who_waits_is_told_at_its_deadline_and_not_at_its_turn(engine: ReferenceEngine) -> None:
+    slow = asyncio.create_task(_events(engine, _request("slow", ignore_eos=True, max_tokens=400)))
+    while not engine.stats().sequences:
+        await asyncio.sleep(0.001)
+    events = await _events(engine, _request("late", denoising=Denoising(deadline_at=time.time() + 0.05)))
+    assert not slow.done()
+    assert [type(event) for event in events] == [Failed]
+    assert isinstance(events[0], Failed)
+    assert (events[0].code, engine.stats().waiting) == ("deadline_exceeded", 0)
+    assert engine.cancel("slow")
+    await slow
 
 
 async def test_priority_then_arrival_and_cancelling_whoever_waits(engine: ReferenceEngine) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from easel.engine.factory import make_engine
+from easel.engine.native.sequence import Rules
 from easel.engine.vllm.engine import VllmEngine
 from easel.engine.vllm.interface import VERSION, load_interface
 from easel.engine.vllm.seats import Seats
@@ -313,8 +314,10 @@ async def test_stopping_and_draining() -> None:
 async def test_live_limits() -> None:
     async with running() as engine:
         await engine.reconfigure(EngineLimits(slots=2, prefill_tokens_per_step=512, max_denoising_steps=3))
-        await _events(engine, _request())
+        finished = (await _events(engine, _request()))[-1]
         assert llm().params[0].extra_args == {"diffusion_max_steps": 3}
+        assert isinstance(finished, Finished)
+        assert finished.usage.work == pytest.approx((3 + 3 * (3 + 1) * 16 - 16) / 256), "no more steps than it may take"
         for limits in (EngineLimits(slots=3), EngineLimits(prefill_tokens_per_step=64), EngineLimits(slots=0)):
             with pytest.raises(InvalidRequest):
                 await engine.reconfigure(limits)
@@ -337,7 +340,8 @@ def _output(tokens: list[int], finish: str | None = None, logprobs: Any = None, 
 
 def test_outputs_that_are_not_as_recorded_are_no_guess() -> None:
     def canvases(**sampling: Any) -> Canvases:
-        return Canvases(_request(sampling=Sampling(**sampling)), 16, frozenset({EOS}), 0.0)
+        rules = Rules(16, 48, 0.1, 1, 0.005, frozenset({EOS}))
+        return Canvases(_request(sampling=Sampling(**sampling)), rules, 0.0)
 
     for output in (_output([1], outputs=2), _output([128], "stop"), _output([], "stop"), _output([1], "repetition")):
         with pytest.raises(ValueError, match="vLLM"):

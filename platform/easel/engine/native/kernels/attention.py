@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 
 from easel.engine.native.kernels import hopper_attention
-from easel.engine.native.kernels.groups import GROUP_ROWS, Groups, PagedKv, on_hopper
+from easel.engine.native.kernels.groups import Groups, PagedKv, on_hopper
+from easel.protocol import GROUP_ROWS
 
 CORES = 132
 """Multiprocessors that a launch should fill."""

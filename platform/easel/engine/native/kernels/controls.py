@@ -14,13 +14,12 @@ import triton.language as tl
 
 from easel.engine.native.noise import MASK, DrawKey
 from easel.engine.native.sampler import Choice
-from easel.protocol import MOST_BIASED
+from easel.protocol import GROUP_ROWS, MOST_BIASED, MOST_STOPS
 
-CANVAS = 256
+CANVAS = GROUP_ROWS
 """Positions of a canvas; shorter ones use the first `length` of them."""
 MOST_SPREAD = 151.0
 """Most that 2 * softcap / T_n may be: beyond, the masses of a position's tokens do not fit their range (see `head`)."""
-MOST_STOPS = 64
 
 # Words of a row. `tl.constexpr` lets kernels read them; `.value` is the number.
 ACTIVE = tl.constexpr(0)

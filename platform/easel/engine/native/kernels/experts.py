@@ -22,8 +22,6 @@ from easel.engine.native.kernels import hopper_down, hopper_product
 from easel.engine.native.kernels.groups import on_hopper
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
-from easel.engine.native.kernels.packing import Nvfp4 as Nvfp4
-from easel.engine.native.kernels.packing import pack_experts as pack_experts
 from easel.engine.native.kernels.routing import Routing, most_tiles, tile_slots
 from easel.engine.native.kernels.routing import route as route
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-GROUP_ROWS = 256
-"""Rows of a group: a canvas, or as much of a prompt as one group encodes. Tests use fewer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Groups:

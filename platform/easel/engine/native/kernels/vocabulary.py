@@ -11,8 +11,7 @@ Owns: buffers, and the order of launches. Refuses to know: graphs, sequences, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from easel.engine.native.kernels import head, narrowing, sampling, soft_embedding
-from easel.engine.native.kernels.controls import CANVAS, MOST_STOPS, Controls
-from easel.protocol import MOST_BIASED
+from easel.engine.native.kernels.controls import CANVAS, Controls
+from easel.protocol import MOST_BIASED, MOST_STOPS
 
 BEST: int = narrowing.BEST.value
 
@@ -41,10 +40,6 @@ class Found:
     top_ids: torch.Tensor  # int32 [n, 256, 64]: the likeliest, best first; only where the canvas asks for logprobs
     top: torch.Tensor  # fp32 [n, 256, 64]: their log-probabilities
     soft: torch.Tensor  # bf16 [n * 256, hidden]
-
-    def to_host(self) -> Sequence[torch.Tensor]:
-        """All but the soft embedding and the next canvas, which stay on the device."""
-        return [getattr(self, field.name) for field in fields(self) if field.name not in ("soft", "canvas")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,7 @@ class Tiling:
 
 
 class VocabularyEnd:
-    """Call `controls.put` (or fill and upload), then `run`; `read` waits for what it found."""
+    """Fill the rows of `controls` and upload them, then `run`. Results are there once the stream has got so far."""
 
     def __init__(
         self,
