@@ -8,10 +8,13 @@ Owns: which series there are before anything happens. Refuses to know: who count
 
 from __future__ import annotations
 
+from itertools import product
+
 from easel.errors import ClientGone, ConfigurationError, tree
 from easel.protocol import CanvasStop
 from easel.router.quarantine import Verdict
 from easel.telemetry import names
+from easel.telemetry.engine_account import StepBound
 from easel.telemetry.recorder import Recorder
 
 FAILURES = tuple(
@@ -35,8 +38,8 @@ def of_ingress(recorder: Recorder, model: str) -> None:
 
 def of_engine(recorder: Recorder, model: str) -> None:
     """`model`: its name in metrics."""
-    for stop in CanvasStop:
-        recorder.add(names.CANVASES, 0.0, model=model, stop=str(stop))
+    for stop, bound in product(CanvasStop, StepBound):
+        recorder.add(names.CANVASES, 0.0, model=model, stop=str(stop), bound=str(bound))
     for reason in REASONS:
         recorder.add(names.FINISHED, 0.0, model=model, reason=reason)
     for metric in (names.HEALTH_FAILURES, names.PREEMPTIONS):

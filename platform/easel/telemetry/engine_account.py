@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from enum import StrEnum
 
 from easel.protocol import CanvasCommitted, Event, Failed, Finished, GenerationRequest, Preempted, Started
 from easel.telemetry import names, spans
@@ -65,6 +66,14 @@ class EngineAccount:
                 self.recorder.add(names.COST, cost, model=model, tenant=tenant, tier=tier)
         self.recorder.add(names.GPU_IDLE_SECONDS, idle, model=model)
         self.recorder.set(names.REPLICA_REQUESTS, self.requests, model=model)
+
+
+class StepBound(StrEnum):
+    """Whose bound on denoising steps a canvas had."""
+
+    CHECKPOINT = "checkpoint"
+    REQUEST = "request"
+    """A lower one, of the request or its tier."""
 
 
 class FollowedRequest:
@@ -124,7 +133,8 @@ class FollowedRequest:
         if not self._denoised:
             self._denoised = True
             self._prefilled(event.started_at)
-        add(names.CANVASES, 1.0, model=model, stop=stop)
+        bound = StepBound.CHECKPOINT if self._request.denoising.max_steps is None else StepBound.REQUEST
+        add(names.CANVASES, 1.0, model=model, stop=stop, bound=str(bound))
         add(names.OUTPUT_TOKENS, tokens, model=model, tenant=tenant, tier=tier)
         observe(names.CANVAS_SECONDS, seconds, trace, model=model)
         if event.steps:  # 0: the engine does not say

@@ -119,8 +119,9 @@ CANVASES = Metric(
     "easel_canvases_total",
     Kind.COUNTER,
     "canvases",
-    "Canvases committed, by why denoising stopped (`converged`, `step_cap`, `deadline`, or `unknown`).",
-    ("model", "stop"),
+    "Canvases committed, by why denoising stopped (`converged`, `step_cap`, `deadline`, or `unknown`) and by whose "
+    "bound on steps they had: the `checkpoint`'s, or a lower one of their `request` or its tier, which is often met.",
+    ("model", "stop", "bound"),
 )
 STEPS_PER_CANVAS = Metric(
     "easel_denoise_steps_per_canvas",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from easel.protocol import (
     CanvasCommitted,
     CanvasStop,
+    Denoising,
     Event,
     Failed,
     Finished,
@@ -84,6 +86,16 @@ def test_counts_a_request_that_finished(account: EngineAccount, recorder: Memory
     assert recorder.total(names.CANVAS_ENTROPY, stop="converged") == 0.004
     assert recorder.total(names.FINISHED, reason="length") == recorder.total(names.FINISHED) == 1
     assert account.requests == 0
+
+
+def test_canvases_that_may_take_fewer_steps_are_told_apart(account: EngineAccount, recorder: MemoryRecorder) -> None:
+    tell(account, WHOLE)
+    followed = account.follow(replace(REQUEST, denoising=Denoising(max_steps=16)))
+    followed.saw(CANVASES[1])
+    followed.end()
+    assert recorder.total(names.CANVASES, stop="step_cap", bound="checkpoint") == 1
+    assert recorder.total(names.CANVASES, stop="step_cap", bound="request") == 1
+    assert recorder.total(names.CANVASES, bound="request") == 1
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ class Service:
             self._tell_all()
         reports = [(now(), router.report()) for router in self.routers]
         demand = add_up(reports, now())
-        ready = sum(one.stats().state == "ready" for one in self.replicas.values())
+        ready = len(self._ready())
         decision = None
         if plan.scaling is not None:
             inputs = Inputs(now(), demand, self._target, ready, plan.cold_start_s)
@@ -235,16 +235,21 @@ class Service:
             for _ in range(self._target - ready - self.loading):
                 self.loading += 1
                 asyncio.get_running_loop().call_later(plan.cold_start_s, self._loaded)
-            names = [name for name, one in self.replicas.items() if one.stats().state == "ready"]
-            for name in sorted(names, key=lambda name: self.outstanding.get(name, 0))[: max(0, ready - self._target)]:
+            for name in sorted(self._ready(), key=lambda name: self.outstanding.get(name, 0))[
+                : max(0, ready - self._target)
+            ]:
                 self.replicas[name].drain()
                 self._publish()
         self.samples.append(Sample(now(), ready, self._target, demand.queued_work, demand.running_work, decision))
 
     def _loaded(self) -> None:
         self.loading -= 1
-        if self.plan.scaling is None or len(self.replicas) < self._target:
+        if self.plan.scaling is None or len(self._ready()) < self._target:
             self._start_replica()
+
+    def _ready(self) -> list[str]:
+        """Replicas that take requests: those that drain are still there, and do not."""
+        return [name for name, one in self.replicas.items() if one.stats().state == "ready"]
 
     def _kill(self) -> None:
         """The busiest replica dies and is started again."""
