@@ -27,11 +27,12 @@ WARPS = 8
 WIDEST = 256
 """Columns of values that a program mixes: what its registers hold."""
 LOG2_E = gl.constexpr(1.4426950408889634)
+_barrier: Any = getattr(gl, "barrier", None) or gl.thread_barrier  # it has the first name since Triton 3.7
 
 
 def keys_a_step(dim: int) -> int:
-    """Keys of a tile: two of them fit into shared memory, with their values and the queries. 0: such heads do not."""
-    return {256: 64, 512: 32}.get(dim, 0)
+    """Keys of a tile, whose buffers fit into shared memory beside the queries. 0: heads of so many numbers do not."""
+    return 64 if dim in (256, 512) else 0
 
 
 def launch(
@@ -103,6 +104,16 @@ def _weigh(
 
 
 @gluon.jit
+def _before_the_wait(total):
+    """The same. A sum of exponentials is never below zero: that the kernel would end here if it were keeps the
+    assembler from putting the wait that follows before the exponentials, which are taken while values are mixed."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.lt.f32 p, $1, 0f00000000; @p trap; mov.f32 $0, $1; }",
+        "=f,f", [total], dtype=gl.float32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
 def _step(
     query, key_ring, value_ring, mixed, chances, most, total, rows, tile, buffer, to_tile, old_tiles, old_from,
     own_from, own_to, encodes, lowest, highest, since, table, group_row, pool_keys, pool_values, k, v, shared,
@@ -127,15 +138,164 @@ def _step(
         SCORES,
     )  # fmt: skip
     after = gl.convert_layout(next_chances.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
-    # A sum of exponentials is never below zero. That the kernel would end here if it were keeps the assembler from
-    # putting the wait before the exponentials, which are to be taken while the values are mixed.
-    total = gl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.lt.f32 p, $1, 0f00000000; @p trap; mov.f32 $0, $1; }",
-        "=f,f", [total], dtype=gl.float32, is_pure=False, pack=1,
-    )  # fmt: skip
+    total = _before_the_wait(total)
     mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
     mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
     return mixed, after, most, total, rows
+
+
+@gluon.jit
+def _whole(
+    q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table,
+    group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr,
+    WIDE: gl.constexpr, KEYS: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr, COPY: gl.constexpr,
+    SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
+):  # fmt: skip
+    """Heads of 256: two buffers of keys and two of values. The largest score, the sum of weights, the mixed values."""
+    query = gl.allocate_shared_memory(gl.bfloat16, [M, DIM], SHARED)
+    key_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, DIM], SHARED)
+    value_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
+    column = gl.arange(0, DIM, layout=gl.SliceLayout(0, COPY))
+    async_copy.async_copy_global_to_shared(query, q + gl.expand_dims(from_query, 1) + gl.expand_dims(column, 0))
+    sources = _sources(
+        from_tile, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
+    )
+    _fetch(key_ring.index(0), sources, from_tile, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, DIM, COPY)
+    async_copy.commit_group()
+    next_sources = _sources(
+        from_tile + 1, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
+    )
+    _fetch(value_ring.index(0), sources, from_tile, old_tiles, pool_values, v, shared, value_column, KV_HEADS,
+           DIM, WIDE, COPY)  # fmt: skip
+    if from_tile + 1 < to_tile:
+        _fetch(key_ring.index(1), next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM,
+               DIM, COPY)  # fmt: skip
+    async_copy.commit_group()
+    most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
+    total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
+    mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
+    async_copy.wait_group(1)
+    fence_async_shared()
+    nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
+    scores = warpgroup_mma(query, key_ring.index(0).permute((1, 0)), nothing, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    most, total, _, weighed = _weigh(
+        scores, most, total, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
+        KEYS, SCORES,
+    )  # fmt: skip
+    chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
+    steps = gl.maximum(to_tile - from_tile - 1, 0)
+    for done in range(steps):
+        mixed, chances, most, total, next_sources = _step(
+            query, key_ring, value_ring, mixed, chances, most, total, next_sources, from_tile + done, done % 2,
+            to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table, group_row,
+            pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE, KEYS, BLOCK_TOKENS, M, COPY,
+            SCORES, MIXED,
+        )  # fmt: skip
+    async_copy.wait_group(0)
+    fence_async_shared()
+    mixed = warpgroup_mma(chances, value_ring.index(steps % 2), mixed, is_async=True)
+    mixed, chances = warpgroup_mma_wait(0, deps=[mixed, chances])
+    return most, total, mixed
+
+
+@gluon.jit
+def _halves(
+    q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table,
+    group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr,
+    WIDE: gl.constexpr, KEYS: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr, COPY: gl.constexpr,
+    SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
+):  # fmt: skip
+    """Heads of 512: one buffer each for both halves of a tile's keys and for its values, all that there is room for.
+    Each is filled again as soon as the product that read it is over, while those behind it run. As `_whole` else."""
+    query = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
+    query_2 = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
+    keys = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
+    keys_2 = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
+    values = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
+    column = gl.arange(0, WIDE, layout=gl.SliceLayout(0, COPY))
+    query_at = q + gl.expand_dims(from_query, 1) + gl.expand_dims(column, 0)
+    sources = _sources(
+        from_tile, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
+    )
+    async_copy.async_copy_global_to_shared(query, query_at)
+    _fetch(keys, sources, from_tile, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
+    async_copy.commit_group()
+    async_copy.async_copy_global_to_shared(query_2, query_at + WIDE)
+    _fetch(keys_2, sources, from_tile, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
+    async_copy.commit_group()
+    next_sources = _sources(
+        from_tile + 1, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
+    )
+    most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
+    total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
+    mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
+    nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
+    async_copy.wait_group(1)
+    fence_async_shared()
+    scores = warpgroup_mma(query, keys.permute((1, 0)), nothing, use_acc=False, is_async=True)
+    async_copy.wait_group(0)
+    fence_async_shared()
+    scores = warpgroup_mma(query_2, keys_2.permute((1, 0)), scores, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    _barrier()
+    steps = gl.maximum(to_tile - from_tile - 1, 0)
+    if steps > 0:
+        _fetch(keys, next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
+    async_copy.commit_group()
+    if steps > 0:
+        _fetch(keys_2, next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
+    async_copy.commit_group()
+    _fetch(values, sources, from_tile, old_tiles, pool_values, v, shared, value_column, KV_HEADS, DIM, WIDE, COPY)
+    async_copy.commit_group()
+    most, total, _, weighed = _weigh(
+        scores, most, total, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, KEYS,
+        SCORES,
+    )  # fmt: skip
+    chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
+    for done in range(steps):
+        tile = from_tile + done
+        async_copy.wait_group(2)
+        fence_async_shared()
+        scores = warpgroup_mma(query, keys.permute((1, 0)), nothing, use_acc=False, is_async=True)
+        async_copy.wait_group(1)
+        fence_async_shared()
+        scores = warpgroup_mma(query_2, keys_2.permute((1, 0)), scores, is_async=True)
+        async_copy.wait_group(0)
+        fence_async_shared()
+        mixed = warpgroup_mma(chances, values, mixed, is_async=True)
+        later = _sources(
+            tile + 2, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
+        )
+        # A barrier behind each wait: the other warp group's product may still read what is to be filled.
+        scores = warpgroup_mma_wait(2, deps=[scores])
+        _barrier()
+        if tile + 2 < to_tile:
+            _fetch(keys, later, tile + 2, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
+        async_copy.commit_group()
+        scores = warpgroup_mma_wait(1, deps=[scores])
+        _barrier()
+        if tile + 2 < to_tile:
+            _fetch(keys_2, later, tile + 2, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
+        async_copy.commit_group()
+        most, total, shrink, weighed = _weigh(
+            scores, most, total, tile + 1, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
+            KEYS, SCORES,
+        )  # fmt: skip
+        after = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
+        total = _before_the_wait(total)
+        mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
+        _barrier()
+        _fetch(values, next_sources, tile + 1, old_tiles, pool_values, v, shared, value_column, KV_HEADS, DIM, WIDE,
+               COPY)  # fmt: skip
+        async_copy.commit_group()
+        mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
+        chances, next_sources = after, later
+    async_copy.wait_group(0)
+    fence_async_shared()
+    mixed = warpgroup_mma(chances, values, mixed, is_async=True)
+    mixed, chances = warpgroup_mma_wait(0, deps=[mixed, chances])
+    return most, total, mixed
 
 
 @gluon.jit
@@ -195,52 +355,20 @@ def attend(
         my_table = table + group * most_blocks
         group_row = group * ROWS_EACH
 
-        query = gl.allocate_shared_memory(gl.bfloat16, [M, DIM], SHARED)
-        key_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, DIM], SHARED)
-        value_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
         held = gl.minimum(out_row, own - 1)
         from_query = ((group_row + held) * HEADS + head).to(gl.int64) * DIM
-        column = gl.arange(0, DIM, layout=gl.SliceLayout(0, COPY))
-        async_copy.async_copy_global_to_shared(query, q + gl.expand_dims(from_query, 1) + gl.expand_dims(column, 0))
-        sources = _sources(
-            from_tile, old_tiles, old_from, own_from, own_to, since, my_table, group_row, KEYS, BLOCK_TOKENS, COPY
-        )
-        _fetch(key_ring.index(0), sources, from_tile, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, DIM, COPY)
-        async_copy.commit_group()
-        next_sources = _sources(
-            from_tile + 1, old_tiles, old_from, own_from, own_to, since, my_table, group_row, KEYS, BLOCK_TOKENS, COPY
-        )
-        _fetch(value_ring.index(0), sources, from_tile, old_tiles, pool_values, v, shared, value_column, KV_HEADS,
-               DIM, WIDE, COPY)  # fmt: skip
-        if from_tile + 1 < to_tile:
-            _fetch(key_ring.index(1), next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM,
-                   DIM, COPY)  # fmt: skip
-        async_copy.commit_group()
-        most = gl.full((M,), float("-inf"), gl.float32, layout=ROW)
-        total = gl.zeros((M,), gl.float32, layout=ROW)
-        mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
-        async_copy.wait_group(1)
-        fence_async_shared()
-        nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
-        scores = warpgroup_mma(query, key_ring.index(0).permute((1, 0)), nothing, use_acc=False, is_async=True)
-        scores = warpgroup_mma_wait(0, deps=[scores])
-        most, total, _, weighed = _weigh(
-            scores, most, total, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
-            KEYS, SCORES,
-        )  # fmt: skip
-        chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
-        steps = gl.maximum(to_tile - from_tile - 1, 0)
-        for done in range(steps):
-            mixed, chances, most, total, next_sources = _step(
-                query, key_ring, value_ring, mixed, chances, most, total, next_sources, from_tile + done, done % 2,
-                to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, my_table, group_row,
-                pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE, KEYS, BLOCK_TOKENS, M, COPY,
-                SCORES, MIXED,
+        if DIM == WIDE:
+            most, total, mixed = _whole(
+                q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
+                since, my_table, group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE,
+                KEYS, BLOCK_TOKENS, M, COPY, SHARED, SCORES, MIXED,
             )  # fmt: skip
-        async_copy.wait_group(0)
-        fence_async_shared()
-        mixed = warpgroup_mma(chances, value_ring.index(steps % 2), mixed, is_async=True)
-        mixed, chances = warpgroup_mma_wait(0, deps=[mixed, chances])
+        else:
+            most, total, mixed = _halves(
+                q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
+                since, my_table, group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE,
+                KEYS, BLOCK_TOKENS, M, COPY, SHARED, SCORES, MIXED,
+            )  # fmt: skip
         kept = gl.expand_dims(out_row < own, 1)
         if SPLITS > 1:
             part = split * rows.to(gl.int64) * HEADS + place

@@ -278,6 +278,7 @@ class Kernel:
                 wait_group=machine.wait_copies,
             ),
             "fence_async_shared": lambda: None,
+            "_barrier": lambda: None,
             "warpgroup_mma": machine.start,
             "warpgroup_mma_wait": lambda outstanding, deps: machine.wait_products(outstanding, deps),
             "range": lambda *bounds: builtins.range(*(int(bound) for bound in bounds)),
