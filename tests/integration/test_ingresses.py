@@ -117,7 +117,13 @@ def test_both_ingresses_answer_and_no_engine_gets_more_than_it_can_seat(wide: Lo
         try:
             wait_until(lambda: min(of_both("easel_queued_requests"), default=0.0) > 0, "both ingresses hold some back")
             # Who was alone at first has taken what is the other's, until those have ended.
-            wait_until(lambda: 2 * SLOTS <= in_flight() <= most, "the seats are divided")
+            at_first = []
+
+            def divided() -> bool:
+                at_first.append(in_flight())
+                return 2 * SLOTS <= at_first[-1] <= most
+
+            wait_until(divided, "the seats are divided")
             handed = []
             for _ in range(12):
                 handed.append(in_flight())
@@ -125,6 +131,7 @@ def test_both_ingresses_answer_and_no_engine_gets_more_than_it_can_seat(wide: Lo
         finally:
             enough.set()
         assert set().union(*(one.result() for one in asked)) == {200}
+    assert max(at_first) <= most + SLOTS + SURPLUS, at_first  # one has all, the other its half
     assert max(handed) <= most + 1, handed  # a seat on its way from one to the other
     assert min(handed) >= SLOTS, handed
 

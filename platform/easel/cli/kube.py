@@ -300,28 +300,33 @@ def _watch(look: Any, seen: Snapshot, interval: float, as_json: bool) -> None:
     from rich.text import Text
 
     from easel.kube.drawing import screen
-    from easel.kube.failures import Unreachable
 
     with contextlib.suppress(KeyboardInterrupt):
         if as_json:
             _json(_plain(seen), indent=None)
-        while as_json:
-            time.sleep(interval)
-            try:
-                _json(_plain(look()), indent=None)
-            except Unreachable as error:
-                typer.echo(error.message, err=True)
+            for told in _looks(look, interval):
+                typer.echo(told, err=True) if isinstance(told, str) else _json(_plain(told), indent=None)
         with Live(screen(seen), console=_console(), auto_refresh=False, screen=sys.stdout.isatty()) as live:
-            while True:
-                time.sleep(interval)
-                try:
-                    seen, gone = look(), ""
-                except Unreachable as error:
-                    gone = error.message
-                told = screen(seen)
-                old = f"This is {time.time() - seen.at:.0f} s old: {gone}"
-                live.update(Group(told, Text(old, "red")) if gone else told)
+            for told in _looks(look, interval):
+                if isinstance(told, str):
+                    old = Text(f"This is {time.time() - seen.at:.0f} s old: {told}", "red")
+                    live.update(Group(screen(seen), old))
+                else:
+                    seen = told
+                    live.update(screen(seen))
                 live.refresh()
+
+
+def _looks(look: Any, interval: float) -> Iterator[Snapshot | str]:
+    """One look after the other, without end; in place of one that failed, why there is none."""
+    from easel.kube.failures import Unreachable
+
+    while True:
+        time.sleep(interval)
+        try:
+            yield look()
+        except Unreachable as error:
+            yield error.message
 
 
 def _run(command: Sequence[str]) -> int:
