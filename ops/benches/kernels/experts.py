@@ -160,33 +160,13 @@ def candidates(rows: int) -> list[tuple[int, kernels.Shape | HopperShape]]:
     """Tiles and shapes that may pay at that many rows."""
     plain, hopper = kernels.Shape(4, 3), HopperShape
     if rows <= 256:
-        return [
-            (32, plain),
-            (32, hopper(8, 80, 1)),
-            (32, hopper(8, 80, 1, stages=6)),
-            *((32, hopper(8, 80, 1, stages=stages, shares=shares)) for stages, shares in ((4, 3), (6, 3), (4, 6))),
-            (32, hopper(16, 128, 1, shares=1)),
-        ]
+        return [(32, plain), (32, hopper(8, 80, 1)), (32, hopper(8, 80, 1, stages=6))]
     if rows <= 512:
-        return [
-            (64, plain),
-            (48, hopper(8, 128, 1, 16, 6)),
-            (64, hopper(8, 128, 1, stages=6)),
-            *((48, hopper(8, 128, 1, 16, shares=shares)) for shares in (2, 4)),
-        ]
+        return [(64, plain), (48, hopper(8, 128, 1, 16, 6)), (64, hopper(8, 128, 1, stages=6))]
     if rows <= 1024:
-        return [
-            (80, plain),
-            (80, hopper(8, 128, 1, 16)),
-            (80, hopper(8, 128, 1, 16, 6)),
-            (128, hopper(8, 128, 1)),
-            *((80, hopper(16, 128, 1, 16, shares=shares)) for shares in (2, 3, 4)),
-            *((80, hopper(8, 255, 1, 16, stages, shares=4)) for stages in (4, 6)),
-        ]
+        return [(80, plain), (80, hopper(8, 128, 1, 16)), (80, hopper(8, 128, 1, 16, 6)), (128, hopper(8, 128, 1))]
     wide = [(8, 128), (16, 128)]
     return [(128, hopper(*shape, 2)) for shape in wide] + [
-        *((128, hopper(16, 128, 2, stages=3, shares=shares)) for shares in (2, 3, 4)),
-        *((128, hopper(8, 255, 2, stages=stages, shares=4)) for stages in (4, 5)),
         (256, hopper(8, 240, 2)),
         (256, hopper(8, 240, 2, stages=6)),
         *((256, hopper(*shape, 2, width=128)) for shape in wide),

@@ -20,7 +20,7 @@ from easel.engine.native.config import LayerConfig, LayerKind, ModelConfig
 from easel.engine.native.group_inputs import GroupInputs, sizes_up_to
 from easel.engine.native.kernels import attention, embed, heads, rows
 from easel.engine.native.kernels.experts import Workspace, run_experts
-from easel.engine.native.kernels.groups import Groups, PagedKv, on_hopper
+from easel.engine.native.kernels.groups import Groups, PagedKv
 from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.kernels.routing import Routing, route, route_rows
 from easel.engine.native.model import rope_frequencies
@@ -146,7 +146,8 @@ class CudaModel:
         attended = self._view(self._attended, count, self.config.heads * size)
         window = self.config.window if layer.kind == "sliding" else None
         # As for more groups than there are cores: nothing is split.
-        tiles = attention.Tiles.of(attention.CORES, self.inputs.rows, self.config.heads, size, on_hopper(queries))
+        hopper = attention.by_hopper(queries, self.block_tokens)
+        tiles = attention.Tiles.of(attention.CORES, self.inputs.rows, self.config.heads, size, hopper)
         attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space,
                          tiles if self.deterministic else None)  # fmt: skip
         mixed = self._mixed[:count]

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels import hopper_down, hopper_product
+from easel.engine.native.kernels import hopper_product
 from easel.engine.native.kernels.groups import on_hopper
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
@@ -75,7 +75,12 @@ def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | Hopper
     if tile == 128:
         return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # Down is over after eleven steps, and what counts is how many programs a multiprocessor holds.
-    return {32: HopperShape(8, 80, 1, stages=6), 80: HopperShape(8, 128, 1, 16, 6)}.get(tile, plain), plain
+    first = {
+        32: HopperShape(8, 80, 1, stages=6),
+        64: HopperShape(8, 128, 1, stages=6),
+        80: HopperShape(8, 128, 1, 16, 6),
+    }
+    return first.get(tile, plain), plain
 
 
 def run_experts(x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace) -> None:
@@ -123,16 +128,6 @@ def _launch(
     most: int,
     gated: bool,
 ) -> None:
-    if (
-        isinstance(shape, HopperShape)
-        and not gated
-        and shape.shares
-        and hopper_down.fits(shape, tile, *matrix.words.shape[1:3])
-    ):
-        hopper_down.launch(
-            x, matrix.words, matrix.scales, matrix.factors, out, routing.tiles, routing.used, most, tile, shape
-        )
-        return
     if isinstance(shape, HopperShape):
         hopper_product.launch(
             x, matrix.words, matrix.scales, matrix.factors, out, routing.row, routing.tiles, routing.used, most, tile,

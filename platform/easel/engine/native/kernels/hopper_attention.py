@@ -2,37 +2,52 @@
 
 The same sums over the same keys as `attention`, written in Gluon, because Triton waits for every product before it goes
 on. A step starts the scores of the next tile and mixes the values of this one; while the tensor cores do the second,
-the step takes the exponentials of the first. Keys and values come by asynchronous copies, two buffers each.
+the step takes the exponentials of the first. Keys and values come by the tensor memory accelerator, a block of the
+cache at a time: what a gather by threads costs in registers and instructions was half of the kernel.
 
 Owns: this loop, and the shapes in which it is run. Refuses to know: what other GPUs do, and how splits are put together
 (`attention`).
+
+Copies are of whole blocks, so rows that nobody sees are read too, and weigh nothing: they must hold finite numbers. The
+cache starts with zeros, and `heads` leaves zeros in rows that hold nothing.
 """
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    async_copy,
     fence_async_shared,
+    mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 ROWS = 128
 """Rows of a program's tile: 64 for each of two warp groups."""
 WARPS = 8
 WIDEST = 256
 """Columns of values that a program mixes: what its registers hold."""
+KEYS = 64
+"""Keys of a tile, whose buffers fit into shared memory beside the queries."""
+SHARED = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 LOG2_E = gl.constexpr(1.4426950408889634)
 _barrier: Any = getattr(gl, "barrier", None) or gl.thread_barrier  # it has the first name since Triton 3.7
 
 
-def keys_a_step(dim: int) -> int:
-    """Keys of a tile, whose buffers fit into shared memory beside the queries. 0: heads of so many numbers do not."""
-    return 64 if dim in (256, 512) else 0
+def fits(rows_each: int, dim: int) -> bool:
+    """Whether it knows heads of `dim` numbers, in groups of so many rows."""
+    return dim in (256, 512) and rows_each % ROWS == 0
+
+
+def fits_blocks(block_tokens: int) -> bool:
+    """Whether blocks of the cache make whole copies: a copy is of at least 8 rows, where the swizzle starts again."""
+    return gcd(block_tokens, KEYS) >= 8
 
 
 def launch(
@@ -42,55 +57,55 @@ def launch(
 ) -> None:  # fmt: skip
     """Start it over all groups; arguments as in `attention`. With `splits` above 1 the parts are left in `parts`."""
     rows, heads, dim = q.shape
+    box = gcd(block_tokens, KEYS)
     grid = (rows_each // ROWS, heads * (dim // WIDEST), groups * splits)
+    target = parts[: splits * rows * heads * dim].view(-1, heads, dim) if splits > 1 else out.view(rows, heads, dim)
     attend[grid](
-        q, k, v, pool_keys, pool_values, table, first, start, length, causal, out, parts, weights, table.shape[1], rows,
+        _described(q, ROWS), _described(k, KEYS), _described(v, KEYS), _described(pool_keys, box),
+        _described(pool_values, box), table, first, start, length, causal, _described(target, ROWS), weights,
+        table.shape[1], rows,
         ROWS_EACH=rows_each, HEADS=heads, KV_HEADS=k.shape[1], DIM=dim, CUTS=dim // WIDEST, WINDOW=window,
-        BLOCK_TOKENS=block_tokens, KEYS=keys_a_step(dim), SPLITS=splits, M=ROWS, num_warps=WARPS,
+        BLOCK_TOKENS=block_tokens, BOX=box, KEYS=KEYS, SPLITS=splits, M=ROWS, num_warps=WARPS,
     )  # fmt: skip
 
 
-@gluon.jit
-def _sources(
-    tile, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS: gl.constexpr,
-    BLOCK_TOKENS: gl.constexpr, COPY: gl.constexpr,
-):  # fmt: skip
-    """In which rows of the cache, or of the launch, a tile's keys lie. Past the last key: that one again."""
-    at = gl.arange(0, KEYS, layout=gl.SliceLayout(1, COPY))
-    if tile < old_tiles:
-        token = since + gl.minimum(old_from + tile * KEYS + at, -1)
-        rows = gl.load(table + token // BLOCK_TOKENS) * BLOCK_TOKENS + token % BLOCK_TOKENS
-    else:
-        rows = group_row + gl.minimum(own_from + (tile - old_tiles) * KEYS + at, own_to - 1)
-    return rows
+def _described(x: Any, rows: int) -> TensorDescriptor:
+    """`x` [rows, heads, dim] for copies of `rows` rows by WIDEST columns."""
+    return TensorDescriptor.from_tensor(x.view(x.shape[0], -1), [rows, WIDEST], SHARED)
 
 
 @gluon.jit
 def _fetch(
-    ring, rows, tile, old_tiles, old, own, shared, from_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr,
-    WIDE: gl.constexpr, COPY: gl.constexpr,
+    target, arrival, tile, old_tiles, table, old_token, last_token, own_row, pool, own, column, wanted,
+    KEYS: gl.constexpr, BOX: gl.constexpr, BLOCK_TOKENS: gl.constexpr, WIDE: gl.constexpr,
 ):  # fmt: skip
-    """Copy one tile of keys, or of values, into a buffer."""
-    base = old if tile < old_tiles else own
-    column = from_column + gl.arange(0, WIDE, layout=gl.SliceLayout(0, COPY))
-    cell = (rows.to(gl.int64) * KV_HEADS + shared) * DIM
-    async_copy.async_copy_global_to_shared(ring, base + gl.expand_dims(cell, 1) + gl.expand_dims(column, 0))
+    """Copy one tile of keys, or of values, if it is `wanted`. Past the sequence's last block: that one again."""
+    if wanted:
+        mbarrier.expect(arrival, KEYS * WIDE * 2)
+        if tile < old_tiles:
+            for part in gl.static_range(KEYS // BOX):
+                token = gl.minimum(old_token + tile * KEYS + part * BOX, last_token)
+                row = gl.load(table + token // BLOCK_TOKENS) * BLOCK_TOKENS + token % BLOCK_TOKENS
+                into = target.slice(part * BOX, BOX, dim=0)
+                tma.async_copy_global_to_shared(pool, [row, column], arrival, into)
+        else:
+            tma.async_copy_global_to_shared(own, [own_row + (tile - old_tiles) * KEYS, column], arrival, target)
 
 
 @gluon.jit
 def _weigh(
-    scores, most, total, tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
+    scores, most, total, tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest, highest,
     KEYS: gl.constexpr, SCORES: gl.constexpr,
 ):  # fmt: skip
     """Take one tile of scores into the running softmax: its weights, and by how much what was before shrinks."""
     if tile < old_tiles:
-        key_from = old_from + tile * KEYS
-        limit = old_from * 0
+        key_from = old_key + tile * KEYS
+        limit = old_key * 0
     else:
         key_from = own_from + (tile - old_tiles) * KEYS
         limit = own_to
     limit = gl.where(tile < to_tile, limit, key_from)
-    if encodes | (key_from + KEYS > limit):
+    if encodes | (key_from < seen_from) | (key_from + KEYS > limit):
         key = gl.arange(0, KEYS, layout=gl.SliceLayout(0, SCORES))
         seen = gl.maximum(gl.minimum(highest + 1, limit) - lowest, 0)
         above = gl.expand_dims(key, 0) + gl.expand_dims(key_from - lowest, 1)
@@ -114,86 +129,71 @@ def _before_the_wait(total):
 
 
 @gluon.jit
-def _step(
-    query, key_ring, value_ring, mixed, chances, most, total, rows, tile, buffer, to_tile, old_tiles, old_from,
-    own_from, own_to, encodes, lowest, highest, since, table, group_row, pool_keys, pool_values, k, v, shared,
-    value_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr, WIDE: gl.constexpr, KEYS: gl.constexpr,
-    BLOCK_TOKENS: gl.constexpr, M: gl.constexpr, COPY: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
-):  # fmt: skip
-    """Mix the values of `tile`, which lie in `buffer`, and weigh the next tile, whose `rows` are known."""
-    async_copy.wait_group(0)
-    fence_async_shared()
-    nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
-    scores = warpgroup_mma(query, key_ring.index(1 - buffer).permute((1, 0)), nothing, use_acc=False, is_async=True)
-    mixed = warpgroup_mma(chances, value_ring.index(buffer), mixed, is_async=True)
-    _fetch(value_ring.index(1 - buffer), rows, tile + 1, old_tiles, pool_values, v, shared, value_column, KV_HEADS,
-           DIM, WIDE, COPY)  # fmt: skip
-    rows = _sources(tile + 2, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY)
-    if tile + 2 < to_tile:
-        _fetch(key_ring.index(buffer), rows, tile + 2, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, DIM, COPY)
-    async_copy.commit_group()
-    scores = warpgroup_mma_wait(1, deps=[scores])
-    most, total, shrink, next_chances = _weigh(
-        scores, most, total, tile + 1, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, KEYS,
-        SCORES,
-    )  # fmt: skip
-    after = gl.convert_layout(next_chances.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
-    total = _before_the_wait(total)
-    mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
-    mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
-    return mixed, after, most, total, rows
-
-
-@gluon.jit
 def _whole(
-    q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table,
-    group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr,
-    WIDE: gl.constexpr, KEYS: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr, COPY: gl.constexpr,
+    query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from,
+    lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v, key_column, value_column,
+    WIDE: gl.constexpr, KEYS: gl.constexpr, BOX: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr,
     SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
 ):  # fmt: skip
     """Heads of 256: two buffers of keys and two of values. The largest score, the sum of weights, the mixed values."""
-    query = gl.allocate_shared_memory(gl.bfloat16, [M, DIM], SHARED)
-    key_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, DIM], SHARED)
+    key_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
     value_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
-    column = gl.arange(0, DIM, layout=gl.SliceLayout(0, COPY))
-    async_copy.async_copy_global_to_shared(query, q + gl.expand_dims(from_query, 1) + gl.expand_dims(column, 0))
-    sources = _sources(
-        from_tile, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
-    )
-    _fetch(key_ring.index(0), sources, from_tile, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, DIM, COPY)
-    async_copy.commit_group()
-    next_sources = _sources(
-        from_tile + 1, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
-    )
-    _fetch(value_ring.index(0), sources, from_tile, old_tiles, pool_values, v, shared, value_column, KV_HEADS,
-           DIM, WIDE, COPY)  # fmt: skip
-    if from_tile + 1 < to_tile:
-        _fetch(key_ring.index(1), next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM,
-               DIM, COPY)  # fmt: skip
-    async_copy.commit_group()
+    # Apart, because a barrier of threads comes between what is done to one allocation and to itself.
+    key_arrivals = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    value_arrivals = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    query_arrival = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    for number in gl.static_range(2):
+        mbarrier.init(key_arrivals.index(number), count=1)
+        mbarrier.init(value_arrivals.index(number), count=1)
+    mbarrier.init(query_arrival, count=1)
+    mbarrier.expect(query_arrival, M * WIDE * 2)
+    tma.async_copy_global_to_shared(q, [query_row, query_column], query_arrival, query)
+    _fetch(key_ring.index(0), key_arrivals.index(0), from_tile, old_tiles, table, old_token, last_token, own_row,
+           pool_keys, k, key_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+    _fetch(value_ring.index(0), value_arrivals.index(0), from_tile, old_tiles, table, old_token, last_token, own_row,
+           pool_values, v, value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+    _fetch(key_ring.index(1), key_arrivals.index(1), from_tile + 1, old_tiles, table, old_token, last_token, own_row,
+           pool_keys, k, key_column, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
     total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
     mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
-    async_copy.wait_group(1)
-    fence_async_shared()
     nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
+    mbarrier.wait(query_arrival, 0)
+    mbarrier.wait(key_arrivals.index(0), 0)
     scores = warpgroup_mma(query, key_ring.index(0).permute((1, 0)), nothing, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
     most, total, _, weighed = _weigh(
-        scores, most, total, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
-        KEYS, SCORES,
+        scores, most, total, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
+        highest, KEYS, SCORES,
     )  # fmt: skip
     chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
     steps = gl.maximum(to_tile - from_tile - 1, 0)
     for done in range(steps):
-        mixed, chances, most, total, next_sources = _step(
-            query, key_ring, value_ring, mixed, chances, most, total, next_sources, from_tile + done, done % 2,
-            to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table, group_row,
-            pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE, KEYS, BLOCK_TOKENS, M, COPY,
-            SCORES, MIXED,
+        # Mix the values of one tile, and weigh the next one.
+        tile = from_tile + done
+        buffer = done % 2
+        mbarrier.wait(key_arrivals.index(1 - buffer), (done + 1) // 2 % 2)
+        scores = warpgroup_mma(query, key_ring.index(1 - buffer).permute((1, 0)), nothing, use_acc=False,
+                               is_async=True)  # fmt: skip
+        mbarrier.wait(value_arrivals.index(buffer), done // 2 % 2)
+        mixed = warpgroup_mma(chances, value_ring.index(buffer), mixed, is_async=True)
+        # The other warp group, too, is past the products that read what is filled again now.
+        _barrier()
+        _fetch(value_ring.index(1 - buffer), value_arrivals.index(1 - buffer), tile + 1, old_tiles, table, old_token,
+               last_token, own_row, pool_values, v, value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+        _fetch(key_ring.index(buffer), key_arrivals.index(buffer), tile + 2, old_tiles, table, old_token, last_token,
+               own_row, pool_keys, k, key_column, tile + 2 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+        scores = warpgroup_mma_wait(1, deps=[scores])
+        most, total, shrink, weighed = _weigh(
+            scores, most, total, tile + 1, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
+            highest, KEYS, SCORES,
         )  # fmt: skip
-    async_copy.wait_group(0)
-    fence_async_shared()
+        after = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
+        total = _before_the_wait(total)
+        mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
+        mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
+        chances = after
+    mbarrier.wait(value_arrivals.index(steps % 2), steps // 2 % 2)
     mixed = warpgroup_mma(chances, value_ring.index(steps % 2), mixed, is_async=True)
     mixed, chances = warpgroup_mma_wait(0, deps=[mixed, chances])
     return most, total, mixed
@@ -201,98 +201,85 @@ def _whole(
 
 @gluon.jit
 def _halves(
-    q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, since, table,
-    group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS: gl.constexpr, DIM: gl.constexpr,
-    WIDE: gl.constexpr, KEYS: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr, COPY: gl.constexpr,
+    query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from,
+    lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v, key_column, value_column,
+    WIDE: gl.constexpr, KEYS: gl.constexpr, BOX: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr,
     SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
 ):  # fmt: skip
     """Heads of 512: one buffer each for both halves of a tile's keys and for its values, all that there is room for.
     Each is filled again as soon as the product that read it is over, while those behind it run. As `_whole` else."""
-    query = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
     query_2 = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
     keys = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
     keys_2 = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
     values = gl.allocate_shared_memory(gl.bfloat16, [KEYS, WIDE], SHARED)
-    column = gl.arange(0, WIDE, layout=gl.SliceLayout(0, COPY))
-    query_at = q + gl.expand_dims(from_query, 1) + gl.expand_dims(column, 0)
-    sources = _sources(
-        from_tile, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
-    )
-    async_copy.async_copy_global_to_shared(query, query_at)
-    _fetch(keys, sources, from_tile, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
-    async_copy.commit_group()
-    async_copy.async_copy_global_to_shared(query_2, query_at + WIDE)
-    _fetch(keys_2, sources, from_tile, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
-    async_copy.commit_group()
-    next_sources = _sources(
-        from_tile + 1, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
-    )
+    key_arrival = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    key_arrival_2 = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    value_arrival = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    query_arrival = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(key_arrival, count=1)
+    mbarrier.init(key_arrival_2, count=1)
+    mbarrier.init(value_arrival, count=1)
+    mbarrier.init(query_arrival, count=1)
+    mbarrier.expect(query_arrival, 2 * M * WIDE * 2)
+    tma.async_copy_global_to_shared(q, [query_row, query_column], query_arrival, query)
+    tma.async_copy_global_to_shared(q, [query_row, query_column + WIDE], query_arrival, query_2)
+    _fetch(keys, key_arrival, from_tile, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+           key_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+    _fetch(keys_2, key_arrival_2, from_tile, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+           key_column + WIDE, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+    _fetch(values, value_arrival, from_tile, old_tiles, table, old_token, last_token, own_row, pool_values, v,
+           value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
     total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
     mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
     nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
-    async_copy.wait_group(1)
-    fence_async_shared()
+    mbarrier.wait(query_arrival, 0)
+    mbarrier.wait(key_arrival, 0)
     scores = warpgroup_mma(query, keys.permute((1, 0)), nothing, use_acc=False, is_async=True)
-    async_copy.wait_group(0)
-    fence_async_shared()
+    mbarrier.wait(key_arrival_2, 0)
     scores = warpgroup_mma(query_2, keys_2.permute((1, 0)), scores, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
     _barrier()
-    steps = gl.maximum(to_tile - from_tile - 1, 0)
-    if steps > 0:
-        _fetch(keys, next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
-    async_copy.commit_group()
-    if steps > 0:
-        _fetch(keys_2, next_sources, from_tile + 1, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
-    async_copy.commit_group()
-    _fetch(values, sources, from_tile, old_tiles, pool_values, v, shared, value_column, KV_HEADS, DIM, WIDE, COPY)
-    async_copy.commit_group()
+    _fetch(keys, key_arrival, from_tile + 1, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+           key_column, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
+    _fetch(keys_2, key_arrival_2, from_tile + 1, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+           key_column + WIDE, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     most, total, _, weighed = _weigh(
-        scores, most, total, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest, KEYS,
-        SCORES,
+        scores, most, total, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
+        highest, KEYS, SCORES,
     )  # fmt: skip
     chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
+    steps = gl.maximum(to_tile - from_tile - 1, 0)
     for done in range(steps):
         tile = from_tile + done
-        async_copy.wait_group(2)
-        fence_async_shared()
+        mbarrier.wait(key_arrival, (done + 1) % 2)
         scores = warpgroup_mma(query, keys.permute((1, 0)), nothing, use_acc=False, is_async=True)
-        async_copy.wait_group(1)
-        fence_async_shared()
+        mbarrier.wait(key_arrival_2, (done + 1) % 2)
         scores = warpgroup_mma(query_2, keys_2.permute((1, 0)), scores, is_async=True)
-        async_copy.wait_group(0)
-        fence_async_shared()
+        mbarrier.wait(value_arrival, done % 2)
         mixed = warpgroup_mma(chances, values, mixed, is_async=True)
-        later = _sources(
-            tile + 2, old_tiles, old_from, own_from, own_to, since, table, group_row, KEYS, BLOCK_TOKENS, COPY
-        )
         # A barrier behind each wait: the other warp group's product may still read what is to be filled.
         scores = warpgroup_mma_wait(2, deps=[scores])
         _barrier()
-        if tile + 2 < to_tile:
-            _fetch(keys, later, tile + 2, old_tiles, pool_keys, k, shared, 0, KV_HEADS, DIM, WIDE, COPY)
-        async_copy.commit_group()
+        _fetch(keys, key_arrival, tile + 2, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+               key_column, tile + 2 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
         scores = warpgroup_mma_wait(1, deps=[scores])
         _barrier()
-        if tile + 2 < to_tile:
-            _fetch(keys_2, later, tile + 2, old_tiles, pool_keys, k, shared, WIDE, KV_HEADS, DIM, WIDE, COPY)
-        async_copy.commit_group()
+        _fetch(keys_2, key_arrival_2, tile + 2, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
+               key_column + WIDE, tile + 2 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
         most, total, shrink, weighed = _weigh(
-            scores, most, total, tile + 1, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
-            KEYS, SCORES,
+            scores, most, total, tile + 1, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
+            highest, KEYS, SCORES,
         )  # fmt: skip
         after = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
         total = _before_the_wait(total)
         mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
         _barrier()
-        _fetch(values, next_sources, tile + 1, old_tiles, pool_values, v, shared, value_column, KV_HEADS, DIM, WIDE,
-               COPY)  # fmt: skip
-        async_copy.commit_group()
+        _fetch(values, value_arrival, tile + 1, old_tiles, table, old_token, last_token, own_row, pool_values, v,
+               value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
         mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
-        chances, next_sources = after, later
-    async_copy.wait_group(0)
-    fence_async_shared()
+        chances = after
+    mbarrier.wait(value_arrival, steps % 2)
     mixed = warpgroup_mma(chances, values, mixed, is_async=True)
     mixed, chances = warpgroup_mma_wait(0, deps=[mixed, chances])
     return most, total, mixed
@@ -300,15 +287,17 @@ def _halves(
 
 @gluon.jit
 def attend(
-    q, k, v, pool_keys, pool_values, table, first, start, length, causal, out, parts, weights, most_blocks, rows,
+    q, k, v, pool_keys, pool_values, table, first, start, length, causal, out, weights, most_blocks, rows,
     ROWS_EACH: gl.constexpr, HEADS: gl.constexpr, KV_HEADS: gl.constexpr, DIM: gl.constexpr, CUTS: gl.constexpr,
-    WINDOW: gl.constexpr, BLOCK_TOKENS: gl.constexpr, KEYS: gl.constexpr, SPLITS: gl.constexpr, M: gl.constexpr,
+    WINDOW: gl.constexpr, BLOCK_TOKENS: gl.constexpr, BOX: gl.constexpr, KEYS: gl.constexpr, SPLITS: gl.constexpr,
+    M: gl.constexpr,
 ):  # fmt: skip
-    """M rows of one head of one group, over all its keys or a split of them. Grid: tiles of rows, heads, groups."""
+    """M rows of one head of one group, over all its keys or a split of them. Grid: tiles of rows, heads, groups.
+
+    `q` to `pool_values`, and `out` (or the parts of splits): descriptors of [rows, heads * DIM]."""
     WIDE: gl.constexpr = DIM // CUTS
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, KEYS, 16])
     MIXED: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, WIDE, 16])
-    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [8, 1], [1, 0])
     SHARED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     cut = gl.program_id(1) % CUTS
@@ -317,14 +306,10 @@ def attend(
     split = gl.program_id(2) % SPLITS
     low = gl.program_id(0) * M
     own = gl.load(length + group)
-    shared = head // (HEADS // KV_HEADS)
-    value_column = cut * WIDE
-    out_row = low + gl.arange(0, M, layout=gl.SliceLayout(1, COPY))
-    out_column = value_column + gl.arange(0, WIDE, layout=gl.SliceLayout(0, COPY))
-    place = ((group * ROWS_EACH + out_row) * HEADS + head).to(gl.int64)
+    begins = gl.load(start + group)
+    encodes = gl.load(causal + group) != 0
+    since = begins - gl.load(first + group)
     if low < own:
-        begins = gl.load(start + group)
-        encodes = gl.load(causal + group) != 0
         row = low + gl.arange(0, M, layout=ROW)
         # Key positions count from the group's first row: those in the cache are negative. See `attention`.
         if encodes:
@@ -336,53 +321,64 @@ def attend(
         if WINDOW > 0:
             if encodes:
                 lowest = row - WINDOW + 1
-                old_from = gl.minimum(0, gl.maximum(-begins, low - WINDOW + 1))
+                seen_from = gl.minimum(0, gl.maximum(-begins, low - WINDOW + 1))
                 own_from = gl.maximum(0, low - WINDOW + 1)
             else:
                 lowest = gl.zeros_like(row) + (1 - WINDOW)
-                old_from = gl.minimum(0, gl.maximum(-begins, 1 - WINDOW))
+                seen_from = gl.minimum(0, gl.maximum(-begins, 1 - WINDOW))
                 own_from = begins * 0
         else:
             lowest = gl.zeros_like(row) - begins
-            old_from = -begins
+            seen_from = -begins
             own_from = begins * 0
-        old_tiles = (KEYS - 1 - old_from) // KEYS
+        # Tiles of the cache begin where a copy's rows do. Tokens count from the first one of the table.
+        old_token = (since + seen_from) // BOX * BOX
+        last_token = gl.maximum(since - 1, 0) // BOX * BOX
+        old_key = old_token - since
+        old_tiles = (KEYS - 1 - old_key) // KEYS
         tiles = old_tiles + (own_to - own_from + KEYS - 1) // KEYS
         each = (tiles + SPLITS - 1) // SPLITS
         from_tile = gl.minimum(split * each, tiles)
         to_tile = gl.minimum(from_tile + each, tiles)
-        since = begins - gl.load(first + group)  # tokens between the table's first and the group's first
         my_table = table + group * most_blocks
         group_row = group * ROWS_EACH
-
-        held = gl.minimum(out_row, own - 1)
-        from_query = ((group_row + held) * HEADS + head).to(gl.int64) * DIM
+        column = head // (HEADS // KV_HEADS) * DIM
+        query = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
         if DIM == WIDE:
             most, total, mixed = _whole(
-                q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
-                since, my_table, group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE,
-                KEYS, BLOCK_TOKENS, M, COPY, SHARED, SCORES, MIXED,
+                query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
+                encodes, seen_from, lowest, highest, my_table, old_token, last_token, group_row + own_from, pool_keys,
+                pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX, BLOCK_TOKENS, M, SHARED, SCORES, MIXED,
             )  # fmt: skip
         else:
             most, total, mixed = _halves(
-                q, from_query, from_tile, to_tile, old_tiles, old_from, own_from, own_to, encodes, lowest, highest,
-                since, my_table, group_row, pool_keys, pool_values, k, v, shared, value_column, KV_HEADS, DIM, WIDE,
-                KEYS, BLOCK_TOKENS, M, COPY, SHARED, SCORES, MIXED,
+                query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
+                encodes, seen_from, lowest, highest, my_table, old_token, last_token, group_row + own_from, pool_keys,
+                pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX, BLOCK_TOKENS, M, SHARED, SCORES, MIXED,
             )  # fmt: skip
-        kept = gl.expand_dims(out_row < own, 1)
+        # The queries' place takes the way out. Rows that hold nothing leave zeros.
+        row_of = low + gl.arange(0, M, layout=gl.SliceLayout(1, MIXED))
+        kept = gl.expand_dims(row_of < own, 1)
         if SPLITS > 1:
-            part = split * rows.to(gl.int64) * HEADS + place
-            row_part = split * rows.to(gl.int64) * HEADS + ((group_row + row) * HEADS + head).to(gl.int64)
-            gl.store(weights + row_part * 2, most, mask=(row < own) & (cut == 0))
-            gl.store(weights + row_part * 2 + 1, total, mask=(row < own) & (cut == 0))
-            target = parts + gl.expand_dims(part * DIM, 1) + gl.expand_dims(out_column, 0)
-            gl.store(target, gl.convert_layout(mixed.to(gl.bfloat16), COPY), mask=kept)
+            place = split * rows + group_row + low
+            at = (place + gl.arange(0, M, layout=ROW)).to(gl.int64) * HEADS + head
+            gl.store(weights + at * 2, most, mask=(row < own) & (cut == 0))
+            gl.store(weights + at * 2 + 1, total, mask=(row < own) & (cut == 0))
         else:
+            place = group_row + low
             whole = gl.convert_layout(gl.where(total > 0, total, 1.0), gl.SliceLayout(1, MIXED))
-            mixed = gl.convert_layout((mixed / gl.expand_dims(whole, 1)).to(gl.bfloat16), COPY)
-            target = out + gl.expand_dims(place * DIM, 1) + gl.expand_dims(out_column, 0)
-            gl.store(target, gl.where(kept, mixed, 0.0), mask=gl.expand_dims(out_row < ROWS_EACH, 1))
+            mixed = mixed / gl.expand_dims(whole, 1)
+        _barrier()
+        query.store(gl.where(kept, mixed, 0.0).to(gl.bfloat16))
+        fence_async_shared()
+        _barrier()
+        tma.async_copy_shared_to_global(out, [place, head * DIM + cut * WIDE], query)
+        tma.store_wait(0)
     else:
         if SPLITS == 1:
-            target = out + gl.expand_dims(place * DIM, 1) + gl.expand_dims(out_column, 0)
-            gl.store(target, gl.zeros((M, WIDE), gl.bfloat16, layout=COPY))
+            zeros = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
+            zeros.store(gl.zeros((M, WIDE), gl.bfloat16, layout=MIXED))
+            fence_async_shared()
+            _barrier()
+            tma.async_copy_shared_to_global(out, [group * ROWS_EACH + low, head * DIM + cut * WIDE], zeros)
+            tma.store_wait(0)

@@ -43,8 +43,6 @@ class HopperShape:
     """Buffers of a program: copies run two steps ahead with four. The loop is written out for as many."""
     width: int = 0
     """Slots that a program takes, where that is not all of a tile's."""
-    shares: int = 0
-    """For the second product: by `hopper_down`, an expert's rows in so many shares. 0: not so."""
 
 
 def launch(

@@ -18,11 +18,17 @@ USUAL = Tiles(queries=16, keys=16, warps=4, stages=2)
 
 
 def run(
-    case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None, parts: torch.dtype = torch.float32
+    case: Case,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    tiles: Tiles | None,
+    parts: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,
+    nothing: float = float("nan"),
 ) -> float:
-    """Largest relative error of a row; checks the rows that hold nothing."""
+    """Largest relative error of a row; checks the rows that hold nothing, which are `nothing` in q, k and v."""
     torch.manual_seed(3)
-    dtype = torch.float32
     groups, kv = case.groups(), case.pool(kv_heads, dim, dtype)
     rows = len(case.parts) * case.rows_each
     q = (torch.randn(rows, heads, dim) * 0.3).bfloat16().to(dtype)
@@ -38,7 +44,7 @@ def run(
     expected = plain.attend(0, q.float(), k.float(), v.float())
     holds = valid(case)
     for tensor in (q, k, v):
-        tensor[~holds] = float("nan")  # never read
+        tensor[~holds] = nothing
     out = torch.full((rows, heads * dim), float("nan"), dtype=dtype)
     space = AttentionWorkspace.for_groups(groups.count, heads, (dim,), "cpu", case.rows_each, dtype)
     if tiles is not None:

@@ -14,6 +14,7 @@ from tests.unit.engine.native.kernels.sequences import Case, Part
 from tests.unit.engine.native.kernels.test_attention import run
 
 ROWS = 128
+"""Rows that hold nothing are 10,000 here: whole blocks are read, and they must weigh nothing."""
 PARTS = (
     Part(0, 200, 128, causal=False),
     Part(1, 70, 128, causal=True),
@@ -37,18 +38,22 @@ def tiles(dim: int, splits: int) -> Tiles:
 @pytest.mark.parametrize(("dim", "window"), [(256, 100), (256, None), (512, None)])
 def test_ragged_groups(dim: int, window: int | None, splits: int) -> None:
     # 2 ** -7: weights and parts are rounded to bf16.
-    assert run(Case(PARTS, ROWS, 16, window), 2, 1, dim, tiles(dim, splits), torch.bfloat16) < 2**-7
+    assert (
+        run(Case(PARTS, ROWS, 16, window), 2, 1, dim, tiles(dim, splits), torch.bfloat16, torch.bfloat16, 1e4) < 2**-7
+    )
 
 
 @pytest.mark.parametrize(("dim", "window"), [(256, None), (256, 40), (512, None)])
 def test_more_splits_than_tiles(dim: int, window: int | None) -> None:
     parts = (Part(0, 3, 128, causal=False), Part(1, 0, 10, causal=True))
-    assert run(Case(parts, ROWS, 8, window), 2, 2, dim, tiles(dim, 8), torch.bfloat16) < 2**-7
+    assert run(Case(parts, ROWS, 8, window), 2, 2, dim, tiles(dim, 8), torch.bfloat16, torch.bfloat16, 1e4) < 2**-7
 
 
 def test_tables_whose_first_blocks_were_given_back() -> None:
     parts = (Part(0, 240, 128, causal=False), Part(1, 244, 112, causal=True))
-    assert run(Case(parts, ROWS, 8, 60, dropped=20), 2, 1, 256, tiles(256, 1), torch.bfloat16) < 2**-7
+    assert (
+        run(Case(parts, ROWS, 8, 60, dropped=20), 2, 1, 256, tiles(256, 1), torch.bfloat16, torch.bfloat16, 1e4) < 2**-7
+    )
 
 
 def test_it_takes_the_model_s_heads_only() -> None:
