@@ -25,6 +25,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "narrowed": {"temperature": 0.7, "top_k": 500, "top_p": 0.9, "min_p": 0.001, "entropy_bound": 300.0},
     "argmax": {"temperature": 0.0, "logprobs": 20},
+    "nearly zero": {"temperature": 1e-4},
     "nucleus": {"temperature": 1.5, "top_p": 0.95, "entropy_bound": 1e9},
 }
 
@@ -101,6 +102,9 @@ def test_agrees_with_fp32_better_than_bf16_logits_do(world: tuple[torch.Tensor, 
         assert apart["accepted"] <= 1, name
         assert apart["canvas"] <= 6, name  # a draw may fall on the other side of a rounded boundary
         assert apart["soft"] < 5e-3, name
+        if name == "nearly zero":
+            accepted = found.accepted[place].bool()
+            assert torch.equal(found.canvas[place][accepted], found.argmax[place][accepted])
         kept = exact.logprobs[0]
         if kept is not None:
             torch.testing.assert_close(found.chosen[place], kept.chosen, atol=1e-4, rtol=1e-4)

@@ -146,7 +146,8 @@ class CudaModel:
         attended = self._view(self._attended, count, self.config.heads * size)
         window = self.config.window if layer.kind == "sliding" else None
         # As for more groups than there are cores: nothing is split.
-        tiles = attention.Tiles.of(attention.CORES, self.inputs.rows, self.config.heads, size)
+        hopper = attention.by_hopper(queries, self.block_tokens)
+        tiles = attention.Tiles.of(attention.CORES, self.inputs.rows, self.config.heads, size, hopper)
         attention.attend(queries, keys, values, groups, pages, window, attended, self._attention_space,
                          tiles if self.deterministic else None)  # fmt: skip
         mixed = self._mixed[:count]

@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from easel.engine.native.kernels.groups import Groups, PagedKv
+from easel.engine.native.kernels import hopper_attention
+from easel.engine.native.kernels.groups import Groups, PagedKv, on_hopper
 from easel.protocol import GROUP_ROWS
 
 CORES = 132
@@ -37,10 +38,16 @@ class Tiles:
     pack: int = 1
     splits: int = 1
     cuts: int = 1
+    hopper: bool = False
+    """By `hopper_attention`, which knows these tiles only as `of` makes them, but for their splits."""
 
     @staticmethod
-    def of(groups: int, rows_each: int, heads: int, head_dim: int) -> Tiles:
-        """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md)."""
+    def of(groups: int, rows_each: int, heads: int, head_dim: int, hopper: bool = False) -> Tiles:
+        """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md). `hopper`: it is one."""
+        if hopper and hopper_attention.fits(rows_each, head_dim):
+            cuts, tiles = head_dim // hopper_attention.WIDEST, rows_each // hopper_attention.ROWS
+            splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * tiles)))
+            return Tiles(hopper_attention.ROWS, hopper_attention.KEYS, hopper_attention.WARPS, 2, 1, splits, cuts, True)
         queries, warps = min(128, max(16, triton.next_power_of_2(rows_each))), 8 if head_dim >= 256 else 4
         cuts = 2 if head_dim >= 512 else 1
         splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * triton.cdiv(rows_each, queries))))
@@ -244,6 +251,11 @@ def _combine_kernel(
     tl.store(out + place[:, None] * dim + at[None, :], mixed.to(out.dtype.element_ty), mask=inside[:, None])
 
 
+def by_hopper(q: torch.Tensor, block_tokens: int) -> bool:
+    """Whether `hopper_attention` may be what reads a cache of such blocks for these queries."""
+    return on_hopper(q) and q.dtype == torch.bfloat16 and hopper_attention.fits_blocks(block_tokens)
+
+
 def attend(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -258,51 +270,58 @@ def attend(
     """What each row of `q` [rows, heads, dim] reads, into `out` [rows, heads * dim]. Scores are not scaled.
 
     `k` and `v` [rows, kv_heads, dim] are the rows' own; older ones come from `kv`, which must already hold what this
-    launch's encoding groups write. `window` in tokens, None on full layers. Rows that hold nothing become zeros.
+    launch's encoding groups write. `window` in tokens, None on full layers. Rows that hold nothing become zeros; on
+    Hopper they, and what the cache holds elsewhere in a sequence's blocks, must be finite.
     `tiles`: other than the usual. Raises `ValueError` on shapes that do not fit.
     """
     rows, heads, dim = q.shape
     kv_heads = k.shape[1]
     rows_each = groups.rows_each(rows)
-    tiles = tiles or Tiles.of(groups.count, rows_each, heads, dim)
+    tiles = tiles or Tiles.of(groups.count, rows_each, heads, dim, by_hopper(q, kv.block_tokens))
     if heads % kv_heads or (heads // kv_heads) % tiles.pack or dim < 16 or dim & (dim - 1):
         raise ValueError(f"{heads} heads of {dim} over {kv_heads} of keys, {tiles.pack} at a time")
     if k.shape != (rows, kv_heads, dim) or v.shape != k.shape or out.shape != (rows, heads * dim):
         raise ValueError(f"k {list(k.shape)}, v {list(v.shape)} or out {list(out.shape)} does not fit q")
     if tiles.splits > 1 and workspace.parts.numel() < tiles.splits * rows * heads * dim:
         raise ValueError(f"workspace: {workspace.parts.numel()} numbers for {tiles.splits} splits of {list(q.shape)}")
-    tile_rows, programs = tiles.queries // tiles.pack, heads // tiles.pack * tiles.cuts
-    grid = (triton.cdiv(rows_each, tile_rows), programs, groups.count * tiles.splits)
-    _attend_kernel[grid](
-        q,
-        k,
-        v,
-        kv.keys,
-        kv.values,
-        kv.table,
-        kv.first,
-        groups.start,
-        groups.length,
-        groups.causal,
-        out,
-        workspace.parts,
-        workspace.weights,
-        kv.table.shape[1],
-        rows,
-        rows_each=rows_each,
-        heads=heads,
-        kv_heads=kv_heads,
-        dim=dim,
-        window=window or 0,
-        block_tokens=kv.block_tokens,
-        queries=tiles.queries,
-        keys=tiles.keys,
-        pack=tiles.pack,
-        splits=tiles.splits,
-        cuts=tiles.cuts,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
+    if tiles.hopper:
+        hopper_attention.launch(
+            q, k, v, kv.keys, kv.values, kv.table, kv.first, groups.start, groups.length, groups.causal, out,
+            workspace.parts, workspace.weights, groups.count, rows_each, window or 0, kv.block_tokens, tiles.splits,
+        )  # fmt: skip
+    else:
+        tile_rows, programs = tiles.queries // tiles.pack, heads // tiles.pack * tiles.cuts
+        grid = (triton.cdiv(rows_each, tile_rows), programs, groups.count * tiles.splits)
+        _attend_kernel[grid](
+            q,
+            k,
+            v,
+            kv.keys,
+            kv.values,
+            kv.table,
+            kv.first,
+            groups.start,
+            groups.length,
+            groups.causal,
+            out,
+            workspace.parts,
+            workspace.weights,
+            kv.table.shape[1],
+            rows,
+            rows_each=rows_each,
+            heads=heads,
+            kv_heads=kv_heads,
+            dim=dim,
+            window=window or 0,
+            block_tokens=kv.block_tokens,
+            queries=tiles.queries,
+            keys=tiles.keys,
+            pack=tiles.pack,
+            splits=tiles.splits,
+            cuts=tiles.cuts,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
     if tiles.splits > 1:
         block = min(triton.next_power_of_2(heads), max(1, 2048 // dim))
         _combine_kernel[(rows, triton.cdiv(heads, block))](

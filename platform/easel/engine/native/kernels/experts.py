@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from easel.engine.native.kernels import hopper_product
+from easel.engine.native.kernels.groups import on_hopper
 from easel.engine.native.kernels.hopper_product import HopperShape
 from easel.engine.native.kernels.packing import SCALE_BIAS, TILE_COLUMNS, PackedExperts, PackedMatrix
 from easel.engine.native.kernels.routing import Routing, most_tiles, tile_slots
@@ -74,7 +75,12 @@ def shapes(tile: int, hopper: bool) -> tuple[Shape | HopperShape, Shape | Hopper
     if tile == 128:
         return HopperShape(8, 128, 2), HopperShape(16, 128, 2)
     # Down is over after eleven steps, and what counts is how many programs a multiprocessor holds.
-    return {32: HopperShape(8, 80, 1, stages=6), 80: HopperShape(8, 128, 1, 16, 6)}.get(tile, plain), plain
+    first = {
+        32: HopperShape(8, 80, 1, stages=6),
+        64: HopperShape(8, 128, 1, stages=6),
+        80: HopperShape(8, 128, 1, 16, 6),
+    }
+    return first.get(tile, plain), plain
 
 
 def run_experts(x: torch.Tensor, routing: Routing, packed: PackedExperts, workspace: Workspace) -> None:
@@ -101,7 +107,7 @@ def launches(
     top_k = routing.weights.shape[1]
     tile = routing.tile or tile_slots(rows, packed.experts, top_k)
     most = most_tiles(rows, packed.experts, top_k, routing.tile)
-    first, second = shapes(tile, _on_hopper(x) and hidden % TILE_COLUMNS == 0)
+    first, second = shapes(tile, on_hopper(x) and hidden % TILE_COLUMNS == 0)
 
     def gate_up() -> None:
         _launch(x, packed.gate_up, workspace.wide, routing, first, tile, most, gated=True)
@@ -110,10 +116,6 @@ def launches(
         _launch(workspace.wide, packed.down, workspace.narrow, routing, second, tile, most, gated=False)
 
     return gate_up, down
-
-
-def _on_hopper(x: torch.Tensor) -> bool:
-    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 def _launch(

@@ -48,3 +48,8 @@ class PagedKv:
     first: torch.Tensor
     """int32 [G]: position of the first token of the table's first block: older blocks were given back."""
     block_tokens: int
+
+
+def on_hopper(x: torch.Tensor) -> bool:
+    """Whether it lies on a GPU that has the instructions of `hopper_product` and `hopper_attention`."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9

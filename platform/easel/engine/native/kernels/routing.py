@@ -18,6 +18,9 @@ import triton.language as tl
 
 BLOCKS = 128
 """Programs that share the rows, about: each reads the counts of all, so they may not be many."""
+STEADY_ROWS = 16
+"""Rows of a program where a row's weights may not depend on how many rows there are: the order of their sum does, on
+how rows and experts are spread over threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Routing:
 
         weights = torch.zeros(rows, top_k, dtype=torch.float32, device=device)
         most = max(most_tiles(count, experts, top_k, tile) for count in range(256, rows + 256, 256))
-        programs = max(triton.cdiv(count, _rows_each(count)) for count in range(256, rows + 256, 256))
+        programs = max(triton.cdiv(count, _rows_each(count, tile)) for count in range(256, rows + 256, 256))
         return cls(
             weights, ints(rows, top_k), ints(rows, top_k), ints(rows * top_k), ints(3, -(-most // 16) * 16), ints(1),
             ints(rows, top_k), ints(programs, experts), tile,
@@ -88,9 +91,9 @@ def most_tiles(rows: int, experts: int, top_k: int, tile: int | None = None) -> 
     return pairs // (tile or tile_slots(rows, experts, top_k)) + min(experts, pairs)
 
 
-def _rows_each(rows: int) -> int:
-    """Rows of one program."""
-    return min(32, max(4, int(triton.next_power_of_2(-(-rows // BLOCKS)))))
+def _rows_each(rows: int, tile: int | None) -> int:
+    """Rows of one program; `tile` as in `Routing`."""
+    return STEADY_ROWS if tile else min(32, max(4, int(triton.next_power_of_2(-(-rows // BLOCKS)))))
 
 
 def route_rows(
@@ -106,7 +109,7 @@ def route_rows(
     experts, groups = router.shape[0], length.shape[0]
     if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
         raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
-    each, tile = max(16, _rows_each(rows)), out.tile or tile_slots(rows, experts, top_k)
+    each, tile = max(16, _rows_each(rows, out.tile)), out.tile or tile_slots(rows, experts, top_k)
     grid = (triton.cdiv(rows, each),)
     top_pad = triton.next_power_of_2(top_k)
     _multiply_and_choose[grid](
@@ -136,7 +139,7 @@ def route(
     groups = length.shape[0]
     if rows % groups or out.weights.shape[0] < rows or out.weights.shape[1] != top_k:
         raise ValueError(f"routing for {list(out.weights.shape)} and {groups} groups does not fit {rows} rows")
-    each, tile = _rows_each(rows), out.tile or tile_slots(rows, experts, top_k)
+    each, tile = _rows_each(rows, out.tile), out.tile or tile_slots(rows, experts, top_k)
     grid = (triton.cdiv(rows, each),)
     top_pad = triton.next_power_of_2(top_k)
     _choose[grid](

@@ -1,8 +1,9 @@
 """Runs a Gluon kernel on CPU tensors, one program after another, and is strict about what is asynchronous.
 
-A copy poisons its buffer where it is started and delivers where it is waited for; a product reads its operands where
-it is waited for, and again where it is started. So a kernel that reads a buffer too early, or overwrites one that a
-product still reads, gets NaN. Layouts are ignored, and what threads do to each other is not modelled.
+A copy poisons its buffer where it is started and delivers where it is waited for, by a group or by a barrier that
+expects its bytes; a product reads its operands where it is waited for, and again where it is started. So a kernel that
+reads a buffer too early, or overwrites one that a product still reads, gets NaN. Layouts are ignored, and what threads
+do to each other is not modelled.
 
 Knows the operations that the kernels tested here use, and as much of the assembler. Products are in fp32.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 NAN = float("nan")
 
@@ -46,10 +48,42 @@ class Pointer:
 
 
 @dataclass
+class Described:
+    """What stands for a tensor's descriptor: a matrix, copied by boxes of `box` rows and columns."""
+
+    of: torch.Tensor
+    box: list[int]
+
+    def inside(self, corner: Sequence[Any]) -> tuple[torch.Tensor, tuple[slice, slice]]:
+        """The part of a box that lies within the matrix, and where in the box that is."""
+        row, column = (int(at) for at in corner)
+        assert 0 <= column <= self.of.shape[1] - self.box[1], "a box that lies partly beside the matrix"
+        low, high = (min(max(at, 0), self.of.shape[0]) for at in (row, row + self.box[0]))
+        where = slice(low - row, high - row) if low < high else slice(0, 0)
+        return self.of[low:high, column : column + self.box[1]], (where, slice(None))
+
+
+@dataclass
+class Arrivals:
+    """A barrier: the phase that it is in, and what must arrive before the next one."""
+
+    phase: int = 0
+    expected: int = 0
+    copies: list[Callable[[], object]] = field(default_factory=list)
+    bytes: int = 0
+
+
+@dataclass
 class Shared:
     """A buffer in shared memory."""
 
     data: torch.Tensor
+
+    def slice(self, start: int, length: int, dim: int) -> Shared:
+        return Shared(self.data.narrow(dim, start, length))
+
+    def store(self, values: torch.Tensor) -> None:
+        self.data.copy_(values)
 
     def index(self, number: Any) -> Shared:
         return Shared(self.data[int(number)])
@@ -95,6 +129,56 @@ class Machine:
     program: tuple[int, int, int]
     copies: list[list[Callable[[], object]]] = field(default_factory=lambda: [[]])
     products: list[Product] = field(default_factory=list)
+    barriers: dict[int, Arrivals] = field(default_factory=dict)
+    stores: list[Callable[[], object]] = field(default_factory=list)
+
+    def arrivals(self, place: Shared) -> Arrivals:
+        return self.barriers[place.data.data_ptr()]
+
+    def make_barrier(self, place: Shared, count: int) -> None:
+        assert count == 1
+        assert place.data.data_ptr() not in self.barriers, "a barrier that is made twice"
+        self.barriers[place.data.data_ptr()] = Arrivals()
+
+    def expect(self, place: Shared, size: int) -> None:
+        barrier = self.arrivals(place)
+        assert barrier.expected == 0, "more is expected before what was has come"
+        barrier.expected = int(size)
+
+    def copy_box(self, described: Described, corner: Sequence[Any], place: Shared, target: Shared) -> None:
+        barrier = self.arrivals(place)
+        assert list(target.data.shape) == described.box
+        assert barrier.expected, "a copy that nobody expects"
+        target.poison()
+        source, where = described.inside(corner)
+        values = torch.zeros(described.box, dtype=target.data.dtype)
+        values[where] = source.to(target.data.dtype)
+        barrier.copies.append(lambda: target.data.copy_(values))
+        barrier.bytes += target.data.numel() * target.data.element_size()
+
+    def wait_barrier(self, place: Shared, phase: Any) -> None:
+        """Until the phase of that parity is over. One that is not over must have all it needs under way."""
+        barrier = self.arrivals(place)
+        if barrier.phase % 2 != int(phase):
+            return
+        assert barrier.bytes == barrier.expected > 0, "a wait that does not end"
+        for deliver in barrier.copies:
+            deliver()
+        self.barriers[place.data.data_ptr()] = Arrivals(barrier.phase + 1)
+
+    def store_box(self, described: Described, corner: Sequence[Any], source: Shared) -> None:
+        target, where = described.inside(corner)
+        before = source.data.clone()
+
+        def deliver() -> None:
+            assert torch.equal(source.data, before), "what is stored was overwritten on its way"
+            target.copy_(before[where])
+
+        self.stores.append(deliver)
+
+    def wait_stores(self, outstanding: int) -> None:
+        while len(self.stores) > outstanding:
+            self.stores.pop(0)()
 
     def copy(self, target: Shared, source: Pointer, mask: Any = None) -> None:
         assert mask is None
@@ -244,20 +328,35 @@ def language(machine: Machine) -> types.SimpleNamespace:
     )
 
 
+def _is_jitted(value: Any) -> bool:
+    return isinstance(getattr(value, "fn", None), types.FunctionType)
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return Pointer(value.view(-1))
+    if isinstance(value, TensorDescriptor):
+        return Described(value.base, list(value.block_shape))
+    return torch.tensor(value, dtype=torch.int64)
+
+
 class Kernel:
     """Stands in for a jitted function of a module: `Kernel(module, name)[grid](...)`."""
 
     def __init__(self, module: types.ModuleType, name: str) -> None:
         self._names, self._name = dict(vars(module)), name
+        for value in vars(module).values():  # what a function of another module calls there
+            if _is_jitted(value):
+                self._names = value.fn.__globals__ | self._names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def run(*arguments: Any, num_warps: int, maxnreg: int = 255, **constants: Any) -> None:
-            given = [
-                Pointer(a.view(-1)) if isinstance(a, torch.Tensor) else torch.tensor(a, dtype=torch.int64)
-                for a in arguments
-            ]
+            given = [_argument(one) for one in arguments]
             for program in itertools.product(*(range(size) for size in (*grid, 1, 1)[:3])):
-                self._function(Machine((program[0], program[1], program[2])))(*given, **constants)
+                machine = Machine((program[0], program[1], program[2]))
+                self._function(machine)(*given, **constants)
+                assert not machine.stores, "ended before what it stores was read"
+                assert not any(barrier.expected for barrier in machine.barriers.values()), "ended before a copy"
 
         return run
 
@@ -270,14 +369,26 @@ class Kernel:
                 commit_group=machine.commit,
                 wait_group=machine.wait_copies,
             ),
+            "mbarrier": types.SimpleNamespace(
+                init=machine.make_barrier,
+                expect=machine.expect,
+                wait=machine.wait_barrier,
+                MBarrierLayout=lambda: None,
+            ),
+            "tma": types.SimpleNamespace(
+                async_copy_global_to_shared=machine.copy_box,
+                async_copy_shared_to_global=machine.store_box,
+                store_wait=machine.wait_stores,
+            ),
             "fence_async_shared": lambda: None,
+            "_barrier": lambda: None,
             "warpgroup_mma": machine.start,
             "warpgroup_mma_wait": lambda outstanding, deps: machine.wait_products(outstanding, deps),
             "range": lambda *bounds: builtins.range(*(int(bound) for bound in bounds)),
         }
         scope: dict[str, Any] = {**self._names, **known}
         for name, value in self._names.items():
-            if hasattr(value, "fn") and isinstance(value.fn, types.FunctionType):
+            if _is_jitted(value):
                 scope[name] = types.FunctionType(value.fn.__code__, scope, name, value.fn.__defaults__)
             elif type(value).__name__ == "constexpr":
                 scope[name] = value.value

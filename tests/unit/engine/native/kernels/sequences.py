@@ -45,11 +45,11 @@ class Case:
         return order[part.sequence * most + self.dropped : (part.sequence + 1) * most]
 
     def pool(self, kv_heads: int, dim: int, dtype: torch.dtype, device: str = "cpu") -> PagedKv:
-        """Random pools: what lies in no visible slot must not matter."""
+        """Random pools, of numbers that bf16 has: what lies in no visible slot must not matter."""
         tables = [self.blocks_of(part) for part in self.parts]
         most = max(p.sequence for p in self.parts) + 1
         slots = most * (len(tables[0]) + self.dropped) * self.block_tokens
-        keys, values = (torch.randn(slots, kv_heads, dim, device=device).to(dtype) for _ in "kv")
+        keys, values = (torch.randn(slots, kv_heads, dim, device=device).bfloat16().to(dtype) for _ in "kv")
         first = [self.dropped * self.block_tokens if p.length else 0 for p in self.parts]
         table = torch.tensor(tables, dtype=torch.int32, device=device)
         return PagedKv(keys, values, table, torch.tensor(first, dtype=torch.int32, device=device), self.block_tokens)

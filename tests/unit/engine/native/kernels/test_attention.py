@@ -17,16 +17,22 @@ ROWS = 16
 USUAL = Tiles(queries=16, keys=16, warps=4, stages=2)
 
 
-def _run(
-    case: Case, heads: int, kv_heads: int, dim: int, tiles: Tiles | None, parts: torch.dtype = torch.float32
+def run(
+    case: Case,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    tiles: Tiles | None,
+    parts: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,
+    nothing: float = float("nan"),
 ) -> float:
-    """Largest relative error of a row; checks the rows that hold nothing."""
+    """Largest relative error of a row; checks the rows that hold nothing, which are `nothing` in q, k and v."""
     torch.manual_seed(3)
-    dtype = torch.float32
     groups, kv = case.groups(), case.pool(kv_heads, dim, dtype)
     rows = len(case.parts) * case.rows_each
-    q = (torch.randn(rows, heads, dim) * 0.3).to(dtype)
-    k, v = (torch.randn(rows, kv_heads, dim).to(dtype) for _ in "kv")
+    q = (torch.randn(rows, heads, dim) * 0.3).bfloat16().to(dtype)
+    k, v = (torch.randn(rows, kv_heads, dim).bfloat16().to(dtype) for _ in "kv")
     plain = case.plain(
         layer_config("sliding" if case.window else "full", heads, kv_heads, dim, case.window),
         kv,
@@ -38,7 +44,7 @@ def _run(
     expected = plain.attend(0, q.float(), k.float(), v.float())
     holds = valid(case)
     for tensor in (q, k, v):
-        tensor[~holds] = float("nan")  # never read
+        tensor[~holds] = nothing
     out = torch.full((rows, heads * dim), float("nan"), dtype=dtype)
     space = AttentionWorkspace.for_groups(groups.count, heads, (dim,), "cpu", case.rows_each, dtype)
     if tiles is not None:
@@ -56,27 +62,27 @@ def _run(
 @pytest.mark.parametrize("tiles", [USUAL, replace(USUAL, splits=3), replace(USUAL, pack=2, splits=2, cuts=2)])
 def test_ragged_groups(window: int | None, tiles: Tiles) -> None:
     case = Case(RAGGED, ROWS, 8, window)
-    assert _run(case, 4, 2, 16, tiles) < 1e-5
+    assert run(case, 4, 2, 16, tiles) < 1e-5
 
 
 @pytest.mark.parametrize("window", [None, 9])
 def test_own_choice_of_tiles(window: int | None) -> None:
-    assert _run(Case(RAGGED, ROWS, 4, window), 2, 1, 32, None) < 1e-5
+    assert run(Case(RAGGED, ROWS, 4, window), 2, 1, 32, None) < 1e-5
 
 
 def test_parts_in_bf16_cost_one_rounding() -> None:
     # 2 ** -7: the interpreter cuts bits off where a GPU rounds.
-    assert _run(Case(RAGGED, ROWS, 8, None), 4, 2, 16, replace(USUAL, splits=3), torch.bfloat16) < 2**-7
+    assert run(Case(RAGGED, ROWS, 8, None), 4, 2, 16, replace(USUAL, splits=3), torch.bfloat16) < 2**-7
 
 
 def test_tables_whose_first_blocks_were_given_back() -> None:
     parts = (Part(0, 40, 16, causal=False), Part(1, 44, 12, causal=True))
-    assert _run(Case(parts, ROWS, 8, 12, dropped=3), 4, 2, 16, USUAL) < 1e-5
+    assert run(Case(parts, ROWS, 8, 12, dropped=3), 4, 2, 16, USUAL) < 1e-5
 
 
 def test_rows_that_are_no_multiple_of_a_tile() -> None:
     parts = (Part(0, 9, 24, causal=False), Part(1, 0, 23, causal=True))
-    assert _run(Case(parts, 24, 8, None), 2, 2, 16, USUAL) < 1e-5
+    assert run(Case(parts, 24, 8, None), 2, 2, 16, USUAL) < 1e-5
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

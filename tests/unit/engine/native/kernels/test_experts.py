@@ -122,6 +122,12 @@ def test_scales_that_are_no_numbers_and_shapes_that_do_not_fit_are_refused() -> 
         pack_experts(Nvfp4(gate.codes, gate.scales[:, :, :2], gate.scale_2), up, down)
 
 
+def test_a_steady_routing_cuts_its_rows_in_the_same_way_for_any_number_of_them() -> None:
+    """Sums over a row's experts are added up as threads share them. What that is worth on a GPU: tests/gpu."""
+    each = {rows: rows / Routing.for_rows(rows, 8, 2, "cpu", tile=64).counts.shape[0] for rows in (256, 1024, 8192)}
+    assert each == dict.fromkeys(each, routing_module.STEADY_ROWS)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("lengths", "each", "tile"), [([12], 12, None), ([12], 12, 4), ([5, 0, 8, 1], 8, None), ([0, 0], 6, None)]
