@@ -166,6 +166,7 @@ class ReferenceEngine:
             denoised=self._tally.denoised,
             last_step_at=now if self._running is None else self._last_step_at,
             failure=self._failure,
+            max_denoising_steps=self._step_cap,
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:

@@ -135,6 +135,7 @@ class VllmEngine:
             remaining_work=sum(running.remaining_work for running in self._running.values()),
             last_step_at=now,
             failure=self._failure,
+            max_denoising_steps=self._step_cap,
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:
