@@ -350,6 +350,8 @@ class EngineStats:
     """Why the state is `FAILED`."""
     gpu: GpuStats | None = None
     """None: no GPU, or nothing is known of it yet."""
+    max_denoising_steps: int | None = None
+    """The bound on steps of a canvas that is in force. None: no other than the checkpoint's."""
 
 
 @dataclass(frozen=True, slots=True)

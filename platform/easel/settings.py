@@ -19,7 +19,6 @@ taken up while they run.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +26,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from easel.checkpoints import folder_of
 from easel.errors import ConfigurationError
+from easel.hosts import is_loopback
 from easel.prefixes import BLOCK_TOKENS
 from easel.settings_base import Name as Name
 from easel.settings_base import Settings
@@ -362,19 +362,6 @@ class ServeSettings(Settings):
                     f"({limit:g}): a replica that is replaced would cut streams"
                 )
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def in_url(host: str) -> str:
-    """As it stands in a URL: an IPv6 address in brackets."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def ensure_guarded(host: str, api: ApiSettings, setting: str) -> None:

@@ -23,6 +23,10 @@ COMMIT, LATER = "0" * 40, "1" * 40
 WEIGHTS = bytes(range(256)) * 4096 * 32
 """32 MiB: the client writes what it has in pieces of 10 MB."""
 FILES = {"config.json": b'{"model_type": "x"}', "model.safetensors": WEIGHTS, "notes.bin": b"not asked for"}
+LIMITED = (
+    "import runpy, sys, huggingface_hub.constants as c; c.MAX_HTTP_DOWNLOAD_SIZE = {limit}; "
+    "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 REVISIONS = {COMMIT: FILES, LATER: FILES | {"config.json": b'{"model_type": "y"}'}}
 
 
@@ -132,8 +136,10 @@ class Volume:
         here = {"HF_ENDPOINT": self.hub.url, "HOME": str(self.root), "PATH": os.environ["PATH"]}
         return {**given, "HTTPS_PROXY": "", "EASEL_DOWNLOAD": json.dumps(wanted), **here}
 
-    def start(self, *arguments: str, **changes: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, str(CHART / "files/download.py"), *arguments]
+    def start(self, *arguments: str, limit: int | None = None, **changes: Any) -> subprocess.Popen[str]:
+        """`limit`: bytes above which the client takes no file, instead of its own 50 GB."""
+        limited = [] if limit is None else ["-c", LIMITED.format(limit=limit)]
+        command = [sys.executable, *limited, str(CHART / "files/download.py"), *arguments]
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, env=self.told(**changes), **both)
 
@@ -210,6 +216,21 @@ def test_checksums_of_ones_own(volume: Volume) -> None:
     assert "no.json: the repository has no such file" in output
     code, output = volume.download(sha256={"config.json": right})
     assert code == 0, output
+
+
+def test_a_file_that_the_client_does_not_take_whole_is_named_with_what_does(hub: Hub, volume: Volume) -> None:
+    code, output = volume.download(limit=len(WEIGHTS) - 1)
+    assert code == 1
+    assert "Traceback" not in output
+    part = volume.folder.with_name(".model-1.part")
+    command = f"hf download owner/model model.safetensors --revision {COMMIT} --local-dir {part}"
+    assert f"model.safetensors: {len(WEIGHTS)} bytes, and the client takes no file above" in output
+    assert command in output
+    assert not hub.ranges, "said before anything comes"
+    (part / "model.safetensors").write_bytes(WEIGHTS)  # as that command does
+    code, output = volume.download(limit=len(WEIGHTS) - 1)
+    assert code == 0, output
+    assert volume.files == {"config.json", "model.safetensors", ".easel-complete"}
 
 
 def test_another_wish_is_another_download(volume: Volume) -> None:

@@ -88,7 +88,15 @@ async def one_process(settings: AppSettings, ingress: Telemetry, engine: Telemet
 
     actor = SimpleNamespace(put=SimpleNamespace(remote=put))
     reporting = asyncio.create_task(Reporter(router, lambda: actor, late).run())
-    app = create_app(settings, _Backend(router), ingress.recorder, router.limiter, router.tenants, ingress.tracer)
+    app = create_app(
+        settings,
+        _Backend(router),
+        ingress.recorder,
+        router.limiter,
+        router.tenants,
+        ingress.tracer,
+        step_bound=lambda: router.step_bound,
+    )
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge", timeout=60) as client:
             yield OneProcess(client, replica._engine, replica, router, card.name)

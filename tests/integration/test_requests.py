@@ -115,14 +115,18 @@ def test_live_limits_change_without_a_new_replica(local: Local, client: openai.O
         usage = client.completions.create(model="easel", prompt="slow", max_tokens=8).usage
         return int(usage.easel["denoising_steps"]) if usage else 0  # type: ignore[attr-defined]
 
+    def told() -> int:
+        return int(client.models.retrieve("easel").easel["max_denoising_steps"])  # type: ignore[attr-defined]
+
     replica = replica_of(local, "engine")
-    assert steps() == 48
+    assert (steps(), told()) == (48, 48)
     config = local.config(APPLICATIONS + "build")
     engine = config["applications"][0]["deployments"][1]
     engine["user_config"]["max_denoising_steps"] = 5
     local.dashboard.deploy(config)
     wait_until(lambda: steps() == 5, "the bound on denoising steps is taken up")
+    wait_until(lambda: told() == 5, "clients are told of it")
     engine["user_config"]["max_denoising_steps"] = None
     local.dashboard.deploy(config)
-    wait_until(lambda: steps() == 48, "the bound is lifted again")
+    wait_until(lambda: (steps(), told()) == (48, 48), "the bound is lifted again")
     assert replica.is_running()

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -60,6 +61,22 @@ def expected(wanted: dict) -> dict[str, tuple[int | None, str | None]]:
     return found
 
 
+def ensure_taken(part: Path, files: dict[str, tuple[int | None, str | None]], wanted: dict) -> None:
+    """The client's transfer begins none of 50 GB. Its command has another, whose result counts here."""
+    from huggingface_hub.constants import MAX_HTTP_DOWNLOAD_SIZE
+
+    for name, (size, _) in sorted(files.items()):
+        partial = part / f"{name}.partial"
+        begun = (part / name).is_file() or (partial.exists() and partial.stat().st_size > 0)
+        if not begun and (size or 0) > MAX_HTTP_DOWNLOAD_SIZE:
+            command = ["hf", "download", wanted["repository"], name, "--revision", wanted["revision"]]
+            raise SystemExit(
+                f"{name}: {size} bytes, and the client takes no file above {MAX_HTTP_DOWNLOAD_SIZE} in one piece. "
+                "Where the volume is mounted, and hf_xet is installed: "
+                f"{shlex.join([*command, '--local-dir', str(part)])}; what is there is gone on with"
+            )
+
+
 def fetch(part: Path, name: str, size: int | None, wanted: dict) -> None:
     """One file. The client's own way to take a folder begins a file that broke off anew; a shard has gigabytes."""
     from huggingface_hub import hf_hub_url
@@ -103,6 +120,7 @@ def download(folder: Path, wanted: dict) -> None:
     (part / BEGUN).write_text(json.dumps(source))
     files = expected(wanted)
     say(f"downloading {len(files)} files of {wanted['repository']} at {wanted['revision']}")
+    ensure_taken(part, files, wanted)
     for name, (size, _) in sorted(files.items()):
         fetch(part, name, size, wanted)
     wrong = check(part, files, wanted["sha256"])

@@ -19,7 +19,7 @@ from easel.api.failures import add_handlers
 from easel.api.fitting import check_default_tier
 from easel.api.keys import Changed, KeyStore
 from easel.api.middleware import BodyLimit, RequestLog
-from easel.api.model_card import read_model_card
+from easel.api.model_card import StepBound, no_step_bound, read_model_card
 from easel.api.prompt import read_prompt_encoder
 from easel.api.routes import Routes
 from easel.api.tokenizing import TokenRoutes
@@ -36,12 +36,13 @@ def create_app(
     keys_changed: Changed = lambda keys: None,
     tracer: Tracer = NullTracer(),  # noqa: B008
     running: RunningCalls | None = None,
+    step_bound: StepBound = no_step_bound,
 ) -> FastAPI:
     """The OpenAI-compatible application for the one model in `settings`.
 
     `limits` enforces those of keys; without it they are not. `keys_changed` hears of all keys, now and whenever the
     file has changed. `running` holds what can be cancelled, and knows other processes that hold more; without it there
-    are none.
+    are none. `step_bound` says what holds for denoising steps now.
 
     Reads tokenizer and chat template from the model's folder. Raises `ConfigurationError` where they are missing or
     wrong: nothing is served by halves.
@@ -78,7 +79,7 @@ def create_app(
     callers = Callers(limits, recorder)
     running = running or RunningCalls()
     log_text = settings.telemetry.log_text
-    Routes(card, prompts, settings.api, backend, recorder, callers, running, log_text).add_to(app)
+    Routes(card, prompts, settings.api, backend, recorder, callers, running, log_text, step_bound).add_to(app)
     CancelRoute(running).add_to(app)
     TokenRoutes(card, prompts, callers).add_to(app)
     return app

@@ -42,8 +42,8 @@ class EaselOptions(Body):
     """Name of a set of denoising limits, such as `fast`, `balanced` or `quality`: `/v1/models` lists those that there
     are. What is given beside it wins over the tier's."""
     max_denoising_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
-    """Most denoising steps of one canvas, up to the checkpoint's own number. The temperature falls to its end over so
-    many."""
+    """Most denoising steps of one canvas, up to the number that `/v1/models` tells. The temperature falls to its end
+    over so many."""
     entropy_bound: Annotated[float, Field(ge=0, le=MOST_BOUND)] | None = None
     """Nats. At each step the lowest-entropy positions are accepted while the entropy of those before them stays within
     it."""

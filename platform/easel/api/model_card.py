@@ -7,8 +7,8 @@ Refuses to know: weights (it reads a few of their bytes for the fingerprint), te
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ at every start would take longer than loading them."""
 
 REFERENCE = Tier(max_denoising_steps=48, entropy_bound=0.1, stability=1, confidence=0.005, stop_scope="canvas")
 """What holds where a checkpoint says nothing: as the reference implementation decodes."""
+
+
+StepBound = Callable[[], int | None]
+"""The bound on denoising steps that is in force where canvases are decoded: it changes live. None: none is known."""
+
+
+def no_step_bound() -> int | None:
+    """Of an edge that nobody tells."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,10 @@ class ModelCard:
     def name(self) -> str:
         """The name that answers carry."""
         return self.names[0]
+
+    def bounded(self, steps: int | None) -> ModelCard:
+        """As it is while engines take no more than so many denoising steps a canvas. None: as many as it says."""
+        return self if steps is None or steps >= self.most_steps else replace(self, most_steps=steps)
 
     def limits(self, tier: str) -> dict[str, int | float | str]:
         """All that holds for requests of that tier, by name."""

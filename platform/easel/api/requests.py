@@ -14,7 +14,7 @@ from hashlib import blake2b
 from easel.api.denoising import ANY_PRIORITY, manner
 from easel.api.easel_options import EaselOptions
 from easel.api.fitting import fitted
-from easel.api.model_card import ModelCard
+from easel.api.model_card import ModelCard, StepBound, no_step_bound
 from easel.api.prompt import PromptEncoder
 from easel.api.sampling_fields import sampling
 from easel.api.schemas import ChatBody, CompletionBody, GenerationBody
@@ -75,10 +75,14 @@ class ApiRequest:
 class RequestMaker:
     """Knows the model and the limits. Thread-safe, and slow for long prompts: see `PromptEncoder`."""
 
-    def __init__(self, card: ModelCard, prompts: PromptEncoder, settings: ApiSettings) -> None:
+    def __init__(
+        self, card: ModelCard, prompts: PromptEncoder, settings: ApiSettings, step_bound: StepBound = no_step_bound
+    ) -> None:
+        """`step_bound`: what holds for denoising steps now."""
         self._card = card
         self._prompts = prompts
         self._settings = settings
+        self._step_bound = step_bound
 
     def completion(
         self,
@@ -212,7 +216,7 @@ class RequestMaker:
         wishes = body.easel or EaselOptions()
         longest = self._settings.request_timeout_s
         deadline_s = longest if wishes.deadline_ms is None else min(wishes.deadline_ms / 1000, longest)
-        how = manner(self._card, wishes, body.service_tier, now + deadline_s, max_priority)
+        how = manner(self._card.bounded(self._step_bound()), wishes, body.service_tier, now + deadline_s, max_priority)
         choices: list[GenerationRequest] = []
         left_out: tuple[str, ...] = ()
         for prompt, limit in zip(prompts, limits, strict=True):

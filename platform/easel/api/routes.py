@@ -26,7 +26,7 @@ from easel.api.cancelling import Halt, RunningCalls, owner_of
 from easel.api.choices import Delta, Outcome, SideBySide, run_choice
 from easel.api.failures import internal_error
 from easel.api.logprobs import ChosenToken
-from easel.api.model_card import ModelCard
+from easel.api.model_card import ModelCard, StepBound, no_step_bound
 from easel.api.openapi import document
 from easel.api.progress import Told
 from easel.api.prompt import PromptEncoder
@@ -57,17 +57,19 @@ class Routes:
         callers: Callers,
         running: RunningCalls,
         log_text: bool = False,
+        step_bound: StepBound = no_step_bound,
     ) -> None:
-        """`log_text`: log what prompts and completions say."""
+        """`log_text`: log what prompts and completions say. `step_bound`: what holds for denoising steps now."""
         self._card = card
         self._prompts = prompts
-        self._maker = RequestMaker(card, prompts, settings)
+        self._maker = RequestMaker(card, prompts, settings, step_bound)
         self._settings = settings
         self._backend = backend
         self._recorder = recorder
         self._callers = callers
         self._running = running
         self._log_text = log_text
+        self._step_bound = step_bound
         self._document = document(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -106,13 +108,14 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """Every name that `model` may be, of those that the caller may use."""
         allowed = self._callers.allows(notes(request.scope), self._card.names)
-        return JSONResponse(responses.models(self._card) if allowed else {"object": "list", "data": []})
+        card = self._card.bounded(self._step_bound())
+        return JSONResponse(responses.models(card) if allowed else {"object": "list", "data": []})
 
     async def model(self, request: Request, model_id: str) -> Response:
         """One of them."""
         if model_id not in self._card.names or not self._callers.allows(notes(request.scope), self._card.names):
             raise ModelNotFound(f"The model '{model_id[:128]}' does not exist.", "model")
-        return JSONResponse(responses.model(self._card, model_id))
+        return JSONResponse(responses.model(self._card.bounded(self._step_bound()), model_id))
 
     async def completions(self, request: Request) -> Response:
         """Continues prompts."""

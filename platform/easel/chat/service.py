@@ -7,7 +7,6 @@ Refuses to know: what events say, terminals, commands.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 
 from easel.errors import ConfigurationError, EaselError
+from easel.hosts import is_loopback
 
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 """An answer may take as long as `api.request_timeout_s`; silence in between is ended by the server's heartbeats."""
@@ -66,7 +66,7 @@ class Service:
             raise ConfigurationError("--api-key has characters that no HTTP header can carry")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._own_network = not _is_loopback(parts.host)
+        self._own_network = not is_loopback(parts.host)
         self._transport = transport
 
     async def models(self) -> list[Served]:
@@ -149,10 +149,3 @@ def _told(error: Any, status: int | None) -> ServiceFailure:
         str(error.get("code") or ""),
         None if param is None else str(param),
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

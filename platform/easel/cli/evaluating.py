@@ -87,7 +87,7 @@ def _with_progress(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from easel.evals import sudoku as suite
-    from easel.settings import is_loopback
+    from easel.hosts import is_loopback
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = 0

@@ -133,7 +133,7 @@ def _missing() -> list[str]:
 
 def _plan(settings: ServeSettings) -> Iterator[str]:
     """What would be started, a line each. Raises `ConfigurationError` where the checkpoint is missing or wrong."""
-    from easel.settings import in_url, is_loopback
+    from easel.hosts import in_url, is_loopback
 
     model, local, tiers = settings.app.model, settings.local, settings.deployments
     folder = model.folder

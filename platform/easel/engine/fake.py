@@ -229,6 +229,7 @@ class FakeEngine:
             steps=self._tally.steps,
             denoised=self._tally.denoised,
             last_step_at=time.time() if self._state is EngineState.READY and not self._seated else self._last_step_at,
+            max_denoising_steps=self._step_cap,
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:

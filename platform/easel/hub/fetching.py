@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from easel.errors import ConfigurationError
 from easel.hub.reference import DEFAULT_REVISION, FILES, HubReference, cached_folder, library
-from easel.hub.resumed import Interrupted, Progress, fetch_file, git_sha1_of, sha256_of, silent_bar, size_of
+from easel.hub.resumed import Interrupted, Progress, fetch_file, git_sha1_of, part_of, sha256_of, silent_bar, size_of
 
 AT_ONCE = 4
 """Large files fetched side by side."""
@@ -139,8 +140,9 @@ def _fetch_large(
         f"{reference} at {commit[:12]}: {size_of(sum(file.size for file in files))} in {len(files)} files, "
         f"{size_of(total)} of large ones to fetch to {root if to is not None else hub.constants.HF_HUB_CACHE}"
     )
-    parts = [place(file).with_name(f"{place(file).name}.part") for file in missing]
-    _ensure_room(root, total - sum(part.stat().st_size for part in parts if part.exists()))
+    begun = {file.name: part_of(place(file)).stat().st_size for file in missing if part_of(place(file)).exists()}
+    _ensure_room(root, total - sum(begun.values()))
+    _ensure_taken(reference, commit, [file for file in missing if not begun.get(file.name)], to)
     progress = Progress(total, say)
     headers = hub.utils.build_hf_headers()
 
@@ -181,6 +183,20 @@ def _ensure_room(folder: Path, needed: int) -> None:
             "or --to to another disk",
             "checkpoint",
         )
+
+
+def _ensure_taken(reference: HubReference, commit: str, files: list[HubFile], to: Path | None) -> None:
+    """The library's transfer begins none of 50 GB. Its command has another, whose result counts here."""
+    most = library().constants.MAX_HTTP_DOWNLOAD_SIZE
+    for file in files:
+        if file.size > most:
+            command = ["hf", "download", reference.repository, file.name, "--revision", commit]
+            command += [] if to is None else ["--local-dir", str(to)]
+            raise ConfigurationError(
+                f"{file.name}: {size_of(file.size)}, and the library takes no file above {size_of(most)} in one piece; "
+                f"fetch it with `{shlex.join(command)}`, which needs the package hf_xet, and run this again",
+                "checkpoint",
+            )
 
 
 def _check(folder: Path, files: list[HubFile], large: bool) -> None:

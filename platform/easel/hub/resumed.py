@@ -82,7 +82,7 @@ def fetch_file(url: str, headers: dict[str, str], target: Path, size: int, sha25
     """
     from huggingface_hub.file_download import http_get
 
-    part = target.with_name(f"{target.name}.part")
+    part = part_of(target)
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # somebody else may fetch the same
@@ -106,6 +106,11 @@ def fetch_file(url: str, headers: dict[str, str], target: Path, size: int, sha25
                 "checkpoint",
             )
         part.rename(target)
+
+
+def part_of(target: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return target.with_name(f"{target.name}.part")
 
 
 def size_of(count: int) -> str:

@@ -103,7 +103,14 @@ class Ingress:
         running = RunningCalls(cancels.elsewhere)
         self._working = [asyncio.create_task(work) for work in (self._reporter.run(), cancels.run(running.cancel))]
         app = create_app(
-            settings, self._backend, recorder, router.limiter, router.tenants, tracer=tracer, running=running
+            settings,
+            self._backend,
+            recorder,
+            router.limiter,
+            router.tenants,
+            tracer=tracer,
+            running=running,
+            step_bound=lambda: router.step_bound,
         )
         if settings.playground.enabled:
             mount(app)

@@ -31,8 +31,9 @@ from pathlib import Path
 import psutil
 
 from easel.errors import ConfigurationError, InternalError, NotReady
+from easel.hosts import in_url
 from easel.rayserve import haproxy, loopback, processes
-from easel.settings import ServeSettings, in_url
+from easel.settings import ServeSettings
 
 FREE_FROM, FREE_TO = 20_000, 30_000
 """Where free ports are looked for: below the range from which kernels give ports to outgoing connections, so that

@@ -107,6 +107,7 @@ class Placement:
         self._replicas: dict[str, _Replica] = {}
         self._sent: dict[str, _Sent] = {}
         self._capacity = Capacity()
+        self._step_bound: int | None = None
         self._typical = SOME_STEP_TIME
 
     @property
@@ -123,6 +124,12 @@ class Placement:
     def capacity(self) -> Capacity:
         """Of all replicas together that take requests."""
         return self._capacity
+
+    @property
+    def step_bound(self) -> int | None:
+        """The lowest bound on denoising steps of those that take requests. Where none is there, what held last, since
+        the next one is told the same. None: nobody has said one."""
+        return self._step_bound
 
     def report(self, replica: str, stats: EngineStats) -> None:
         """What a replica last said of itself. The same snapshot again changes nothing."""
@@ -217,6 +224,10 @@ class Placement:
         stats = [known.stats or silent for known in self._replicas.values()]
         self._capacity = total(stats, self._settings.surplus_requests)
         self._typical = next((one.step_time for one in stats if one.step_time.samples), SOME_STEP_TIME)
+        heard = [known.stats for known in self._replicas.values() if known.stats is not None and known.takes()]
+        if heard:
+            bounds = [one.max_denoising_steps for one in heard if one.max_denoising_steps is not None]
+            self._step_bound = min(bounds, default=None)
 
     def _sample(self, able: list[str], hashes: tuple[int, ...]) -> tuple[list[str], list[str]]:
         """Who is compared, and who comes after: with many replicas two at random, and those with the prefix."""

@@ -99,6 +99,11 @@ class Router:
         """Of all requests here, held or with replicas."""
         self._queued_steps = 0.0
 
+    @property
+    def step_bound(self) -> int | None:
+        """Denoising steps of a canvas that all replicas allow, as they last said. None: nobody has said a bound."""
+        return self.placement.step_bound
+
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of one request. Raises `EaselError` before the first one where it is refused. See
         `easel.api.backend.Backend`."""

@@ -197,6 +197,16 @@ async def test_a_limit_below_one_is_refused_by_name(case: Case, name: str) -> No
     assert caught.value.param == name
 
 
+@on_one_loop
+async def test_the_bound_on_steps_in_force_is_in_the_statistics(case: Case) -> None:
+    await case.engine.reconfigure(EngineLimits(max_denoising_steps=7))
+    await until(lambda: case.engine.stats().max_denoising_steps == 7)
+    await case.engine.reconfigure(EngineLimits(slots=1))
+    await until(lambda: case.engine.stats().slots == 1)
+    assert case.engine.stats().max_denoising_steps == 7
+    await case.engine.reconfigure(EngineLimits(slots=2, max_denoising_steps=1024))
+
+
 def sampled(**fields: Any) -> dict[str, Any]:
     return {"sampling": Sampling(**fields)}
 

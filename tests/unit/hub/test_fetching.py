@@ -29,6 +29,8 @@ MIB = 1 << 20
 SIZE = 24 * MIB
 SOME = ("model-1.safetensors", "model-2.safetensors")
 CODE = "from easel.cli import main; main()"
+SMALL_LIMIT = f"import huggingface_hub.constants as c; c.MAX_HTTP_DOWNLOAD_SIZE = {20 * MIB}; {CODE}"
+"""The same where the library takes no file above 20 MiB; its own limit is 50 GB."""
 
 
 @pytest.fixture
@@ -48,8 +50,8 @@ def environment(hub: Hub | None, home: Path, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def pull(hub: Hub | None, home: Path, *arguments: str, **more: str) -> tuple[int, str]:
-    command = [sys.executable, "-c", CODE, "pull", *(arguments or ("owner/model",))]
+def pull(hub: Hub | None, home: Path, *arguments: str, code: str = CODE, **more: str) -> tuple[int, str]:
+    command = [sys.executable, "-c", code, "pull", *(arguments or ("owner/model",))]
     done = subprocess.run(
         command, env=environment(hub, home, **more), capture_output=True, text=True, check=False, timeout=100
     )
@@ -234,6 +236,24 @@ def test_what_is_wrong_is_said(hub: Hub, tmp_path: Path) -> None:
     del hub.files["config.json"]
     code, output = pull(hub, tmp_path)
     assert (code, "is no checkpoint that Easel can read" in output) == (2, True)
+
+
+def test_a_file_that_the_library_does_not_take_whole_is_named_with_what_does(hub: Hub, tmp_path: Path) -> None:
+    hub.files[SOME[1]] = b"small"
+    code, output = pull(hub, tmp_path, code=SMALL_LIMIT)
+    assert code == 2
+    assert f"{SOME[0]}: 25.2 MB, and the library takes no file above 21.0 MB in one piece" in output
+    assert f"`hf download owner/model {SOME[0]} --revision {COMMIT}`" in output
+    assert hub.sent == 0, "said before anything comes"
+    to = tmp_path / "own folder"
+    code, output = pull(hub, tmp_path, "owner/model", "--to", str(to), code=SMALL_LIMIT)
+    assert code == 2
+    assert f"--revision {COMMIT} --local-dir '{to}'`" in output
+    to.mkdir()
+    (to / SOME[0]).write_bytes(hub.files[SOME[0]])  # as that command does
+    code, output = pull(hub, tmp_path, "owner/model", "--to", str(to), code=SMALL_LIMIT)
+    assert code == 0, output
+    assert is_whole(to, hub)
 
 
 def test_names_of_a_hub_and_folders_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

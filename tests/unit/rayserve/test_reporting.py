@@ -83,6 +83,7 @@ def test_statistics_cross_as_plain_data() -> None:
         prefix_digest=(1, 2),
         last_step_at=12.0,
         gpu=GpuStats("card", 3, 4, 0.5),
+        max_denoising_steps=5,
     )
     plain = statistics.to_plain(stats)
     assert type(plain["state"]) is str

@@ -133,6 +133,21 @@ def test_a_replica_that_is_gone_takes_its_requests_along(placement: Placement) -
     assert placement.capacity.seats == 2 * (1 + RouterSettings().surplus_requests)
 
 
+def test_the_bound_on_steps_is_the_lowest_of_those_that_take_requests(placement: Placement, clock: FakeClock) -> None:
+    assert placement.step_bound is None
+    placement.report("a", stats(max_denoising_steps=20))
+    placement.report("b", stats(max_denoising_steps=5))
+    placement.report("silent", stats())
+    assert placement.step_bound == 5
+    clock.now += 1
+    placement.report("b", stats(at=clock.now, state=EngineState.DRAINING, max_denoising_steps=5))
+    assert placement.step_bound == 20
+    placement.keep([])
+    assert placement.step_bound == 20, "the next replica is told the same"
+    placement.report("c", stats(at=clock.now))
+    assert placement.step_bound is None
+
+
 def test_a_prefix_is_followed_while_it_saves_more_than_it_costs(placement: Placement) -> None:
     tokens = tuple(range(256 * 8))
     holder = prefix_hashes(tokens)

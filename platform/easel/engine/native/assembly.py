@@ -22,6 +22,7 @@ from easel.engine.native.config import (
     read_generation_defaults,
     read_model_config,
 )
+from easel.engine.native.gpu_watch import describe, ran_out
 from easel.engine.native.kernels.packing import PackedExperts
 from easel.engine.native.kv_cache import KvCache
 from easel.engine.native.model import Model
@@ -103,16 +104,22 @@ def assemble(
         settings.slots, context, most_written, config.window, settings.kv_block_tokens, settings.kv_tokens
     )
     limits = Limits(settings.slots, settings.prefill_tokens_per_step, settings.max_denoising_steps)
-    runner: Runner | CudaRunner
-    if isinstance(weights.layers[0].experts, PackedExperts):
-        runner, kv = _cuda_runner(
-            config, weights, defaults, sizes, noise or PhiloxNoise(), settings, context, most_written, phases
-        )
-    elif device == "cuda" and settings.deterministic:
+    packed = isinstance(weights.layers[0].experts, PackedExperts)
+    if device == "cuda" and settings.deterministic and not packed:
         raise ConfigurationError("deterministic: on a GPU only checkpoints with NVFP4 experts can be", "deterministic")
-    else:
-        kv = KvCache(*sizes.wanted, settings.kv_block_tokens, config.window)
-        runner = Runner(Model(config, weights), defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
+    runner: Runner | CudaRunner
+    try:
+        if packed:
+            runner, kv = _cuda_runner(
+                config, weights, defaults, sizes, noise or PhiloxNoise(), settings, context, most_written, phases
+            )
+        else:
+            kv = KvCache(*sizes.wanted, settings.kv_block_tokens, config.window)
+            runner = Runner(Model(config, weights), defaults, kv, noise or PhiloxNoise(device), exact, workers, threads)
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise ConfigurationError(describe(error), param="slots") from error
     log.info(
         "model on %s in %s, %d workers of %d threads, KV blocks: %s",
         device,

@@ -156,7 +156,19 @@ class GpuWatch:
         return next((xid for xid in xids if xid in FATAL_XIDS), None)
 
 
+OUT_OF_MEMORY = (
+    "out of GPU memory: lower slots, context_tokens or kv_tokens, or change gpu_memory_fraction, which says how much "
+    "of the card may be in use"
+)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it says that the GPU has no memory left: torch's allocator, or the driver itself, of a graph say."""
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("CUDA error: out of memory")
+
+
 def describe(error: BaseException) -> str:
     """An exception of a step for an operator: CUDA's messages go on about how to debug after their first line."""
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    said = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{OUT_OF_MEMORY} ({said})" if ran_out(error) else said

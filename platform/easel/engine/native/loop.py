@@ -218,6 +218,7 @@ class StepLoop:
             prefix_digest=() if scheduler.prefixes is None else scheduler.prefixes.digest,
             counters=self._counters(scheduler),
             last_step_at=now,
+            max_denoising_steps=scheduler.limits.max_denoising_steps,
         )
 
     def _counters(self, scheduler: Scheduler) -> dict[str, float]:

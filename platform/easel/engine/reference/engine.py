@@ -7,10 +7,10 @@ step computes (`decoding`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -28,6 +28,7 @@ from easel.engine.native.sequence import Sequence
 from easel.engine.native.step_time import StepTimer
 from easel.engine.reference.checkpoint import load_reference
 from easel.engine.reference.decoding import TOO_LATE, Interrupted, decode
+from easel.engine.reference.thread import DecodingThread
 from easel.engine.unused_settings import refuse_unused
 from easel.errors import (
     DeadlineExceeded,
@@ -57,6 +58,10 @@ log = logging.getLogger(__name__)
 STEPS_A_CANVAS = 20.0
 """Expected before any canvas was decoded: docs of the 26B say 15 to 20."""
 
+HANGS_AFTER_S = 60.0
+"""How long stopping waits for a step that does not end: what `step_timeout_s` is by default elsewhere."""
+LOOK_PERIOD_S = 0.5
+"""How often it looks meanwhile whether the step has gone on."""
 
 UNUSED = {
     "compile_cache": "it compiles no kernels",
@@ -111,14 +116,14 @@ class ReferenceEngine:
         self._tally = StepTally()
         self._canvases = 0
         self._last_step_at = 0.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="easel-reference")
+        self._thread = DecodingThread("easel-reference")
         self._arrived, self._ended = asyncio.Event(), asyncio.Event()
         self._turning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load the model in the thread that will decode. Raises `ConfigurationError` for what cannot be loaded."""
         try:
-            self._loaded = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+            self._loaded = await self._thread.call(self._load)
         except BaseException as error:
             self._state, self._failure = EngineState.FAILED, str(error)
             raise
@@ -166,6 +171,7 @@ class ReferenceEngine:
             denoised=self._tally.denoised,
             last_step_at=now if self._running is None else self._last_step_at,
             failure=self._failure,
+            max_denoising_steps=self._step_cap,
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:
@@ -184,7 +190,7 @@ class ReferenceEngine:
             await self._ended.wait()
 
     async def stop(self) -> None:
-        """See the protocol. Returns when the thread has ended: after the step it is in."""
+        """See the protocol. Returns when the thread has ended, after the step it is in; if that hangs, without it."""
         if self._state is not EngineState.FAILED:
             self._state = EngineState.STOPPED
         error = EngineStopped("The engine was stopped.")
@@ -192,13 +198,21 @@ class ReferenceEngine:
             job.interrupted = Interrupted(error=error)
             if job is not self._running:
                 self._end(job, _failed(error))
-        while self._running is not None:
+        while self._running is not None and time.time() - self._last_step_at < HANGS_AFTER_S:
             self._ended.clear()
-            await self._ended.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_PERIOD_S):
+                    await self._ended.wait()
         if self._turning is not None:
             self._turning.cancel()
             await asyncio.gather(self._turning, return_exceptions=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        self._thread.end()
+        hung, self._running = self._running, None
+        if hung is None:
+            await asyncio.to_thread(self._thread.join)
+        else:
+            log.error("a step has not ended for %.0f s: stopped without it", time.time() - self._last_step_at)
+            self._end(hung, _failed(error))
         self._loaded = None
 
     def _load(self) -> _Loaded:
@@ -243,7 +257,7 @@ class ReferenceEngine:
                 continue
             job = min(self._jobs.values(), key=lambda job: (-job.sequence.request.priority, job.sequence.order))
             self._running, self._last_step_at = job, time.time()
-            last = await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, job)
+            last = await self._thread.call(self._decode, job)
             self._running = None
             self._end(job, last)
 

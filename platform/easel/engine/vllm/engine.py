@@ -87,20 +87,18 @@ class VllmEngine:
         self._vllm: Interface | None = None
         self._llm: Any = None
         self._rules: RuleBook | None = None
+        self._building: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start vLLM, which loads the model in a process of its own. Raises `ConfigurationError` for what cannot be."""
+        self._building = asyncio.create_task(asyncio.to_thread(self._build))
         try:
-            config = read_model_config(self._folder)
-            context = min(self._settings.context_tokens, config.max_positions)
-            self._rules = RuleBook(config, read_generation_defaults(self._folder), context, context)
-            wanted = engine_args(self._folder, self._settings, config.canvas_length, context)
-            self._vllm = self._import()
-            self._llm = self._vllm.AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(**wanted))
+            await asyncio.shield(self._building)  # a thread cannot be cancelled: `stop` waits for what it makes
         except BaseException as error:
             self._state, self._failure = EngineState.FAILED, str(error)
             raise
-        self._state = EngineState.READY
+        if self._state is EngineState.LOADING:  # neither stopped nor told to drain meanwhile
+            self._state = EngineState.READY
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of one request. Raises an `EaselError` before the first of them if it cannot be served."""
@@ -126,7 +124,7 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         """See the protocol. vLLM's loop is another process, so `last_step_at` says that this one still sees it."""
         now, state = time.time(), self._state
-        if state in (EngineState.READY, EngineState.DRAINING) and self._llm.errored:
+        if state in (EngineState.READY, EngineState.DRAINING) and self._llm is not None and self._llm.errored:
             state, self._failure = EngineState.FAILED, self._failure or "vLLM's engine process has ended"
         return EngineStats(
             state=state,
@@ -137,6 +135,7 @@ class VllmEngine:
             remaining_work=sum(running.remaining_work for running in self._running.values()),
             last_step_at=now,
             failure=self._failure,
+            max_denoising_steps=self._step_cap,
         )
 
     async def reconfigure(self, limits: EngineLimits) -> None:
@@ -162,14 +161,29 @@ class VllmEngine:
         await self._until_none_runs()
 
     async def stop(self) -> None:
-        """See the protocol."""
+        """See the protocol. Waits for a start that is under way: its process would be left behind."""
         if self._state is not EngineState.FAILED:
             self._state = EngineState.STOPPED
         for running in self._running.values():
             running.end(EngineStopped("The engine was stopped."))
         await self._until_none_runs()
+        if self._building is not None:
+            await asyncio.wait({self._building})
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
+
+    def _build(self) -> None:
+        """In a thread: it imports for seconds and waits minutes for the model, and the event loop is Serve's as well.
+
+        AsyncLLM (0.26 and later) that is made where no event loop runs starts what reads its process's outputs at the
+        first request, in the loop of that request; until then a thread of its own sees should the process die.
+        """
+        config = read_model_config(self._folder)
+        context = min(self._settings.context_tokens, config.max_positions)
+        self._rules = RuleBook(config, read_generation_defaults(self._folder), context, context)
+        wanted = engine_args(self._folder, self._settings, config.canvas_length, context)
+        self._vllm = self._import()
+        self._llm = self._vllm.AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(**wanted))
 
     def _take(self, request: GenerationRequest) -> _Running:
         """Checked as far as that is possible before vLLM sees it. Raises an `EaselError`."""

@@ -134,6 +134,27 @@ def test_weights_that_do_not_fit_a_gpu_name_the_fraction(checkpoint: Path, monke
     assert refused.value.param == "gpu_memory_fraction"
 
 
+def test_memory_that_runs_out_after_the_weights_names_settings(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+    broken = RuntimeError("something else")
+
+    def fails(error: Exception) -> None:
+        def model(*arguments: object) -> None:
+            raise error
+
+        monkeypatch.setattr(assembly, "Model", model)
+
+    fails(full)
+    with pytest.raises(ConfigurationError, match=r"lower slots.*Tried to allocate 1\.00 GiB") as refused:
+        assemble(checkpoint, SETTINGS)
+    assert (refused.value.param, refused.value.__cause__) == ("slots", full)
+    fails(broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        assemble(checkpoint, SETTINGS)
+
+
 def test_deterministic_is_refused_where_a_gpu_cannot_be(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacked experts go through plain torch there."""
     load = assembly.load_weights

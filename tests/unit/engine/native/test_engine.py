@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from easel.engine.native import engine as engine_module
 from easel.engine.native.assembly import assemble
@@ -263,6 +264,25 @@ async def test_a_step_that_raises_fails_everybody_and_the_engine(
         await _events(engine, _request())
     await engine.stop()
     assert engine.stats().state is EngineState.FAILED
+
+
+async def test_a_step_that_runs_out_of_memory_names_settings(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: Runner, plan: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    engine = NativeEngine(checkpoint, SETTINGS)
+    await engine.start()
+    monkeypatch.setattr(Runner, "run", full)
+    failed = (await _events(engine, _request()))[-1]
+    assert isinstance(failed, Failed)
+    assert "memory" not in failed.message
+    await _until(lambda: engine.stats().state is EngineState.FAILED)
+    for told in (engine.stats().failure, caplog.text):
+        assert "lower slots" in told
+        assert "Tried to allocate 1.00 GiB" in told
+    await engine.stop()
 
 
 async def test_a_step_that_hangs_fails_everybody_and_the_engine_stops_without_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 
 from easel.engine.native.gpu_watch import CudaDriver, GpuWatch, NvmlDriver, describe, find_driver
 from easel.protocol import GpuStats
+from easel.settings import EngineSettings
 
 
 class ScriptedDriver:
@@ -158,3 +160,21 @@ def test_an_error_is_told_by_its_first_line() -> None:
     error = RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging consider ...")
     assert describe(error) == "RuntimeError: CUDA error: an illegal memory access was encountered"
     assert describe(ValueError()) == "ValueError: no message"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nFor debugging consider ..."),  # a graph's, by the driver
+    ],
+)
+def test_memory_that_has_run_out_names_settings_beside_torch_s_words(error: RuntimeError) -> None:
+    said = describe(error)
+    assert str(error).splitlines()[0] in said
+    assert [name for name in EngineSettings.model_fields if name in re.findall(r"\w+", said)] == [
+        "slots",
+        "context_tokens",
+        "kv_tokens",
+        "gpu_memory_fraction",
+    ]

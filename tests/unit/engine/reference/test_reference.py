@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from easel.engine.factory import make_engine
 from easel.engine.reference import decoding
+from easel.engine.reference import engine as engine_module
 from easel.engine.reference.decoding import torch_seed
 from easel.engine.reference.engine import ReferenceEngine
 from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, InvalidRequest, NotReady
@@ -332,6 +334,34 @@ async def test_stopping_fails_what_runs_and_what_waits() -> None:
     for events in await asyncio.gather(*both):
         assert isinstance(events[-1], Failed)
         assert events[-1].code == "engine_stopped"
+
+
+async def test_a_step_that_hangs_does_not_keep_it_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, threads = threading.Event(), []
+
+    def hang(model: Any, defaults: Any, sequence: Any, *, interruption: Any, **rest: Any) -> Any:
+        threads.append(threading.current_thread())
+        released.wait(30)
+        raise interruption().error
+
+    monkeypatch.setattr(engine_module, "decode", hang)
+    monkeypatch.setattr(engine_module, "HANGS_AFTER_S", 0.05)
+    monkeypatch.setattr(engine_module, "LOOK_PERIOD_S", 0.01)
+    engine = ReferenceEngine(TINY.folder, TINY.engine)
+    await engine.start()
+    both = [asyncio.create_task(_events(engine, _request(str(i)))) for i in range(2)]
+    while not threads:
+        await asyncio.sleep(0.001)
+    await engine.stop()
+    assert threads[0].is_alive(), "stopping waited for the step"
+    assert threads[0].daemon, "the process could not end"
+    for events in await asyncio.gather(*both):
+        assert isinstance(events[-1], Failed)
+        assert events[-1].code == "engine_stopped"
+    assert (engine.stats().sequences, engine.stats().waiting) == (0, 0)
+    released.set()
+    await asyncio.to_thread(threads[0].join)
+    assert len(threads) == 1, "what waited began after all"
 
 
 async def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

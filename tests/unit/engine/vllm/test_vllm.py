@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from easel.engine.factory import make_engine
 from easel.engine.native.sequence import Rules
 from easel.engine.vllm.engine import VllmEngine
-from easel.engine.vllm.interface import VERSION, load_interface
+from easel.engine.vllm.interface import load_interface
 from easel.engine.vllm.seats import Seats
 from easel.engine.vllm.translation import Canvases, engine_args
 from easel.errors import ConfigurationError, ContextLengthExceeded, Draining, EngineFailed, InvalidRequest, NotReady
@@ -363,31 +361,6 @@ async def test_a_seat_that_is_given_to_somebody_who_leaves_is_given_on() -> None
     await asyncio.gather(leaving, return_exceptions=True)
     await staying
     assert (seats.taken, seats.waiting) == (1, 0)
-
-
-async def test_without_vllm_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    engine = make_engine(MODEL)
-    with pytest.raises(ConfigurationError, match=rf"vLLM {VERSION}.*easel-serve\[vllm\]"):
-        await engine.start()
-    assert engine.stats().state is EngineState.FAILED
-    await engine.stop()
-
-
-async def test_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"": {"__version__": "0.33.0"}, "engine": {}, "engine.arg_utils": {"AsyncEngineArgs": 1},
-             "exceptions": {"VLLMClientError": 1}, "inputs": {"TokensPrompt": 1},
-             "sampling_params": {"RequestOutputKind": 1, "SamplingParams": 1}, "v1": {}, "v1.engine": {},
-             "v1.engine.async_llm": {"AsyncLLM": 1}, "v1.engine.exceptions": {"EngineDeadError": 1}}  # fmt: skip
-    for name, content in names.items():
-        monkeypatch.setitem(sys.modules, f"vllm.{name}".rstrip("."), SimpleNamespace(**content))
-    with pytest.raises(ConfigurationError, match=r"not 0\.33\.0"):
-        load_interface()
-
-
-def test_importing_the_package_imports_no_vllm() -> None:
-    assert "vllm" not in sys.modules
-    assert RECORD["version"] == VERSION
 
 
 def test_the_record_is_what_vllm_has() -> None:
