@@ -35,7 +35,7 @@ def autoscaling(axes: Any, found: dict[str, Any]) -> None:
     replicas.set_xlabel("seconds")
     for axis in axes:
         axis.axvspan(found["load_rises_at_s"], found["load_falls_at_s"], color=GREY, alpha=0.15)
-        axis.legend(loc="upper left")
+        axis.legend(loc="upper left" if axis is replicas else "upper right")
 
 
 def kill(axis: Any, found: dict[str, Any]) -> None:

@@ -243,17 +243,23 @@ def gaps_between(answers: list[Answer], start: float, end: float) -> list[float]
 
 
 def summary(answers: list[Answer], start: float, end: float, chunk_tokens: int = 256) -> dict[str, Any]:
-    """What clients saw in a window; errors and usage are of every request that began before its end."""
+    """What clients saw in a window; errors and usage are of every request that began before its end.
+
+    `ended_tokens_per_s` is by the usage of requests that ended in it: rougher, and all there is of a server whose tokens
+    have no text.
+    """
     seen = [answer for answer in answers if answer.began < end]
     whole = [answer for answer in seen if not answer.error]
     failed = [answer for answer in seen if answer.error]
     first = [a.chunks[0] - a.began for a in whole if a.chunks and start <= a.chunks[0] < end]
     gaps = gaps_between(answers, start, end)
     canvases = sum(answer.canvases or 0 for answer in whole)
+    ended = [answer for answer in whole if start <= answer.ended < end]
     return {
         "window_s": round(end - start, 2),
         "tokens_per_s": round(tokens_made_between(answers, start, end, chunk_tokens) / (end - start), 1),
-        "requests_ended": sum(start <= answer.ended < end for answer in whole),
+        "requests_ended": len(ended),
+        "ended_tokens_per_s": round(sum(answer.tokens for answer in ended) / (end - start), 1),
         "chunks": sum(start <= at < end for answer in answers for at in answer.chunks),
         "first_chunk_p50_s": percentile(first, 0.5),
         "first_chunk_p99_s": percentile(first, 0.99),

@@ -119,3 +119,14 @@ def test_percentiles_are_of_what_there_is() -> None:
     assert percentile([], 0.99) is None
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([3.0, 1.0, 2.0], 1.0) == 3.0
+
+
+def test_tokens_without_text_are_counted_by_the_usage_of_what_ended() -> None:
+    made = [
+        answer(0.0, tokens=1024, ended=4.0),
+        answer(4.0, tokens=512, ended=9.0),
+        answer(9.0, tokens=512, ended=12.0),
+    ]
+    seen = summary(made, 0.0, 10.0)
+    assert seen["tokens_per_s"] == 0.0
+    assert seen["ended_tokens_per_s"] == 153.6
