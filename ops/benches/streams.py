@@ -245,8 +245,8 @@ def gaps_between(answers: list[Answer], start: float, end: float) -> list[float]
 def summary(answers: list[Answer], start: float, end: float, chunk_tokens: int = 256) -> dict[str, Any]:
     """What clients saw in a window; errors and usage are of every request that began before its end.
 
-    `ended_tokens_per_s` is by the usage of requests that ended in it: rougher, and all there is of a server whose tokens
-    have no text.
+    `ended_tokens_per_s` is by the usage of requests that ended in it: rougher, and all there is where tokens have no
+    text.
     """
     seen = [answer for answer in answers if answer.began < end]
     whole = [answer for answer in seen if not answer.error]

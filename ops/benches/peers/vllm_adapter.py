@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benches.peers.vllm_serve import folder_of
+from benches.record import head
 from easel.engine.vllm.engine import VllmEngine
 from easel.engine.vllm.interface import VERSION, Interface
 from easel.protocol import CanvasCommitted, Denoising, Finished, GenerationRequest, Started
@@ -115,7 +116,7 @@ def main() -> None:
     import torch
     import vllm
 
-    found = {"vllm": vllm.__version__, "recorded": VERSION, "gpu": torch.cuda.get_device_name(), **found}
+    found = {**head(torch.cuda.get_device_name()), "vllm": vllm.__version__, "recorded": VERSION, **found}
     text = json.dumps(found, indent=1)
     print(text)
     if arguments.out:
