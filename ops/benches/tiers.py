@@ -10,6 +10,8 @@ over those of the default tier for the same puzzle.
 
 `same_text`: the same requests once more, at temperature 1 with their seeds, first alone and then beside `--beside`
 others: how many of the pairs have the same text.
+
+`errors`: what was said where no answer came, the first of it, and how often each.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,16 +41,24 @@ MARKERS = "osD^v*"
 COLOURS = {"45-60": "#2a9d8f", "32-44": "#e9a23b", "24-31": "#c8553d"}
 
 
-async def solve(http: httpx.AsyncClient, model: str, tiers: Sequence[str], limit: int, concurrency: int) -> Any:
-    """Answers by tier, in the same order of puzzles."""
+async def solve(
+    http: httpx.AsyncClient, model: str, tiers: Sequence[str], limit: int, concurrency: int, errors: Counter[str]
+) -> dict[str, list[Answer]]:
+    """Answers by tier, in the same order of puzzles. `errors` counts by text those that were none, as they came."""
     answers: dict[str, list[Answer]] = {tier: [] for tier in tiers}
     gate = asyncio.Semaphore(concurrency)
+
+    async def counted(index: int, band: str, puzzle: str, tier: str) -> Answer:
+        answer = await ask(http, model, band, puzzle, index, tier)
+        if answer.error:
+            errors[answer.error] += 1
+        return answer
 
     async def one(index: int, band: str, puzzle: str) -> dict[str, Answer]:
         async with gate:
             # Each tier is first, second and third equally often.
             turned = [tiers[(place + index) % len(tiers)] for place in range(len(tiers))]
-            return {tier: await ask(http, model, band, puzzle, index, tier) for tier in turned}
+            return {tier: await counted(index, band, puzzle, tier) for tier in turned}
 
     asked = [(band, puzzle) for band, puzzles in held_out(limit).items() for puzzle in puzzles]
     for found in await asyncio.gather(*(one(i, band, puzzle) for i, (band, puzzle) in enumerate(asked))):
@@ -132,7 +143,8 @@ async def measure(url: str, limit: int, concurrency: int, pairs: int, beside: in
     async with httpx.AsyncClient(base_url=url, timeout=600) as http:
         served = (await http.get("/v1/models")).json()["data"][0]
         own = served["easel"]
-        answers = await solve(http, served["id"], list(own["tiers"]), limit, concurrency)
+        errors = Counter[str]()
+        answers = await solve(http, served["id"], list(own["tiers"]), limit, concurrency, errors)
         return {
             "command": "ops/benches/tiers.py " + " ".join(sys.argv[1:]),
             "date": datetime.now(UTC).date().isoformat(),
@@ -140,6 +152,7 @@ async def measure(url: str, limit: int, concurrency: int, pairs: int, beside: in
             "limits": own["tiers"],
             "concurrency": concurrency,
             "tiers": summed(answers, own["default_tier"]),
+            "errors": {"first": next(iter(errors), None), "by_text": dict(errors)},
             "same_text": await same_text(http, served["id"], pairs, beside),
         }
 

@@ -232,6 +232,8 @@ class Admission:
             queued, work = self._tiers.get(tier, (0, 0.0))
             if self._over(queued, work, ticket.work, settings.tier_queue_shares[tier]):
                 return Outcome.SERVICE_FULL
+        if self.queued < self.capacity.seats - self.running:
+            return None  # it goes at the next turn of the event loop, with those who came at this one
         patience = min(ticket.leaves_at, ticket.starts_by) - now
         rate = self.rate
         # Fair sharing can only be quicker than first come, first served is over all that is queued.

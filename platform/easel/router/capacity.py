@@ -18,6 +18,9 @@ EFFICIENCY = 0.9
 PREFILL_A_STEP = 2.0
 """Units of prefill in one step of an engine: `prefill_tokens_per_step` as it is by default."""
 
+LEAST_STEPS = 5
+"""Steps that a replica has to have done before the speed of its steps says anything: the first may load and compile."""
+
 PRIOR_S = 2.0
 """Seconds over which what is measured takes the step-time model's place."""
 
@@ -56,9 +59,10 @@ def _rate(step_time: StepTimeModel, canvases: int) -> float:
 
 def total(stats: Iterable[EngineStats], surplus: int = 0) -> Capacity:
     """Of several replicas together: seats (`surplus` more than the slots of each), rate, count. Those that are not
-    ready do not count; those whose step time is not known yet are taken to be like the others."""
+    ready do not count; those that have hardly done a step yet are taken to be like the others."""
     ready = [one for one in stats if one.state is EngineState.READY]
-    rates = [rate for rate in map(work_rate, ready) if rate > 0.0]
+    rates = [work_rate(one) for one in ready if one.step_time.samples >= LEAST_STEPS]
+    rates = [rate for rate in rates if rate > 0.0]
     rate = sum(rates) * len(ready) / len(rates) if rates else 0.0
     return Capacity(sum(one.slots + surplus for one in ready), rate, len(ready))
 
@@ -84,25 +88,34 @@ def share(capacity: Capacity, demands: Mapping[str, float], me: str) -> Capacity
 
 
 class Throughput:
-    """Measures how fast held work is done while there is more of it than seats. `clock` in seconds, monotonic."""
+    """Measures how fast held work is done while there is more of it than seats. `clock` in seconds, monotonic.
+
+    Each such time counts from the first work done in it: before that a replica may have loaded, or everything stood
+    still, and what was done meanwhile of the requests that run is not known."""
 
     def __init__(self, clock: Callable[[], float], memory_s: float = 30.0) -> None:
         self._clock = clock
         self._memory_s = memory_s
+        self._saturated = False
         self._since: float | None = None
+        """Up to when it is measured; None: nothing was done yet since every seat was taken."""
         self._work = 0.0
         self._seconds = 0.0
 
     def busy(self, saturated: bool) -> None:
         """From now on every seat is taken, or not any more."""
         self._pass()
-        self._since = self._clock() if saturated else None
+        self._saturated = saturated
+        if not saturated:
+            self._since = None
 
     def did(self, work: float) -> None:
         """So many units of work were done since the last call."""
         self._pass()
         if self._since is not None:
             self._work += work
+        elif self._saturated and work > 0.0:
+            self._since = self._clock()
 
     def rate(self, modelled: float) -> float:
         """Units of work a second: measured as far as there is a measurement, else `modelled`."""
@@ -117,6 +130,7 @@ class Throughput:
     def forget(self) -> None:
         """There are more or fewer seats than there were: what was measured says nothing of that."""
         self._work = self._seconds = 0.0
+        self._since = None
 
     def _pass(self) -> None:
         if self._since is None:

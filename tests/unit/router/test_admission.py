@@ -232,6 +232,13 @@ def test_the_wait_of_a_tenant_is_that_of_its_fair_share(clock: FakeClock) -> Non
     assert admission.offer(request("q", tenant="full"), 1.0, queue_timeout_s=5.0).outcome is Outcome.SERVICE_FULL
 
 
+def test_who_finds_a_seat_free_is_not_refused_for_those_who_came_at_the_same_moment(clock: FakeClock) -> None:
+    admission = make(clock, seats=3, rate=0.1)
+    outcomes = [admission.offer(request(str(i)), 20.0, queue_timeout_s=5.0).outcome for i in range(5)]
+    assert outcomes == [None, None, None, Outcome.SERVICE_FULL, Outcome.SERVICE_FULL]
+    assert len(admission.advance()) == 3
+
+
 def test_a_tenant_over_its_own_bound_gets_429_and_the_others_nothing_of_it(clock: FakeClock) -> None:
     admission = make(clock, seats=0, max_queued_work=100.0, tenant_queue_share=0.5, rate=0.0)
     for i in range(5):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from easel.protocol import EngineState, StepTimeModel
 from easel.router.arrivals import ArrivalRate
-from easel.router.capacity import Capacity, Throughput, efficient_canvases, share, total, work_rate
+from easel.router.capacity import LEAST_STEPS, Capacity, Throughput, efficient_canvases, share, total, work_rate
 from tests.unit.router.making import FakeClock, stats
 
 
@@ -77,6 +77,32 @@ def test_throughput_is_measured_while_there_is_more_work_than_seats() -> None:
     assert meter.rate(50.0) == pytest.approx(10.0, rel=0.1)
     meter.forget()
     assert meter.rate(50.0) == 50.0
+
+
+def test_the_time_before_the_first_work_is_done_is_not_measured() -> None:
+    clock = FakeClock()
+    meter = Throughput(clock)
+    for _ in range(2):  # from the start, and whenever more work than seats comes anew
+        meter.busy(True)
+        clock.now += 60.0
+        meter.did(0.0)
+        clock.now += 60.0
+        meter.did(10.0)
+        assert meter.rate(50.0) == 50.0
+        assert meter.rate(0.0) == 0.0
+        meter.busy(False)
+    meter.busy(True)
+    for _ in range(5):
+        meter.did(10.0)
+        clock.now += 1.0
+        meter.busy(True)  # still
+    assert meter.rate(0.0) == pytest.approx(8.0, rel=0.05)
+
+
+def test_the_rate_of_a_replica_that_has_hardly_begun_is_not_known() -> None:
+    for samples in range(LEAST_STEPS):
+        assert total([stats(step_time=StepTimeModel(6.4, 0.0, samples))]).work_per_s == 0.0
+    assert total([stats(step_time=StepTimeModel(6.4, 0.0, LEAST_STEPS))]).work_per_s == pytest.approx(8 / 6.4)
 
 
 def test_arrivals_are_a_rate_of_late() -> None:

@@ -1,7 +1,8 @@
 """How long steps take, learned from those done: `base_s + per_group_s * groups`, recent steps counting most.
 
 A weighted least-squares line over forgetting sums. Before two sizes of step were seen there is no slope to learn, and
-the mean has to do. Refuses to know: clocks, and what a step does.
+the mean has to do. One step that stood still for seconds would be all that such a line knows for hundreds of steps, so
+what is far from any line through the mean is not taken as it is. Refuses to know: clocks, and what a step does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from easel.protocol import StepTimeModel
 
 KEEP = 0.98
 """What a sample's weight is multiplied by with each later one: about fifty count."""
+
+FAR = 8.0
+"""A step that takes so many times as long as it should counts as that many times: if it is the rule from now on, the
+next ones say so. One that takes less than such a part shows that those before were no rule: nothing makes a step quick
+by chance."""
 
 
 class StepTimer:
@@ -21,6 +27,14 @@ class StepTimer:
 
     def took(self, groups: float, seconds: float) -> None:
         """A step over so many groups of 256 rows took so long."""
+        if self._weight:
+            mean_x, mean_y = self._x / self._weight, self._y / self._weight
+            ratio = groups / mean_x if mean_x else 1.0
+            # Between these is every line through the mean of which neither part is negative.
+            if seconds < mean_y * min(1.0, ratio) / FAR:
+                self._weight = self._x = self._y = self._xx = self._xy = 0.0
+            elif mean_y:
+                seconds = min(seconds, mean_y * max(1.0, ratio) * FAR)
         self._weight, self._x, self._y = KEEP * self._weight + 1, KEEP * self._x + groups, KEEP * self._y + seconds
         self._xx, self._xy = KEEP * self._xx + groups * groups, KEEP * self._xy + groups * seconds
         self._samples += 1

@@ -34,3 +34,34 @@ def test_never_expects_less_than_nothing(samples: list[tuple[float, float]]) -> 
     assert timer.model.base_s >= 0
     assert timer.model.per_group_s >= 0
     assert timer.model.samples == len(samples)
+
+
+def test_a_step_that_took_a_thousand_times_as_long_is_no_rule() -> None:
+    timer = StepTimer()
+    for _ in range(20):
+        timer.took(6.0, 0.004)
+    timer.took(6.0, 6.4)
+    assert timer.model.seconds(6.0) < 0.006
+    for _ in range(200):
+        timer.took(6.0, 6.4)  # but two hundred are
+    assert timer.model.seconds(6.0) == pytest.approx(6.4, rel=0.05)
+
+
+@pytest.mark.parametrize("slow", [1, 3])
+def test_first_steps_that_took_long_are_forgotten_at_the_first_that_did_not(slow: int) -> None:
+    timer = StepTimer()
+    for groups in range(slow):
+        timer.took(1.0 + groups, 6.4)
+    timer.took(6.0, 0.004)
+    assert timer.model.seconds(6.0) == pytest.approx(0.004)
+    assert timer.model.samples == slow + 1
+
+
+def test_a_step_of_another_size_is_no_reason_to_forget() -> None:
+    timer = StepTimer()
+    for _ in range(50):
+        timer.took(16.0, 0.1 + 0.05 * 16)
+    timer.took(0.5, 0.1 + 0.05 * 0.5)
+    assert timer.model.seconds(16.0) == pytest.approx(0.1 + 0.05 * 16)
+    timer.took(64.0, 0.1 + 0.05 * 64)
+    assert timer.model.seconds(64.0) == pytest.approx(0.1 + 0.05 * 64)
