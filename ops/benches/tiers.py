@@ -118,11 +118,14 @@ def summed(answers: dict[str, list[Answer]], default: str) -> dict[str, Any]:
     tiers: dict[str, Any] = {}
     for tier, found in answers.items():
         ratios = [
-            a.seconds / b.seconds for a, b in zip(found, answers[default], strict=True) if not a.error and not b.error
+            (a.band, a.seconds / b.seconds)
+            for a, b in zip(found, answers[default], strict=True)
+            if not a.error and not b.error
         ]
+        all_of_them = [ratio for _, ratio in ratios]
         bands = {}
         for line in report(found):
-            part = [ratio for ratio, answer in zip(ratios, found, strict=False) if answer.band == line.band]
+            part = [ratio for band, ratio in ratios if band == line.band]
             bands[line.band] = {
                 "puzzles": line.puzzles,
                 "errors": line.errors,
@@ -135,7 +138,7 @@ def summed(answers: dict[str, list[Answer]], default: str) -> dict[str, Any]:
                 "seconds_to_default": round(median(part), 3) if part else None,
                 "stops": line.stops,
             }
-        tiers[tier] = {"seconds_to_default": round(median(ratios), 3) if ratios else None, "bands": bands}
+        tiers[tier] = {"seconds_to_default": round(median(all_of_them), 3) if all_of_them else None, "bands": bands}
     return tiers
 
 

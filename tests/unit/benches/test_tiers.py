@@ -6,7 +6,8 @@ from collections import Counter
 
 import httpx
 
-from ops.benches.tiers import solve
+from easel.evals.sudoku import Answer
+from ops.benches.tiers import solve, summed
 
 
 async def test_errors_are_counted_by_what_they_say_in_the_order_in_which_they_came() -> None:
@@ -22,3 +23,18 @@ async def test_errors_are_counted_by_what_they_say_in_the_order_in_which_they_ca
         answers = await solve(http, "model", ["fast", "balanced"], 1, 1, errors)
     assert list(errors.items()) == [("Too much work.", 2), ("Going down.", 1)]
     assert [sum(bool(one.error) for one in found) for found in answers.values()] == [1, 2]
+
+
+def test_times_are_compared_within_a_band_also_where_an_answer_failed() -> None:
+    def of(seconds: list[float], failed: int | None = None) -> list[Answer]:
+        bands = ["45-60", "45-60", "24-31"]
+        return [
+            Answer(band, "", False, took, error="refused" if place == failed else "")
+            for place, (band, took) in enumerate(zip(bands, seconds, strict=True))
+        ]
+
+    found = summed({"balanced": of([1.0, 1.0, 1.0]), "fast": of([0.5, 0.5, 0.25], failed=0)}, "balanced")
+    assert {band: one["seconds_to_default"] for band, one in found["fast"]["bands"].items()} == {
+        "45-60": 0.5,
+        "24-31": 0.25,
+    }
