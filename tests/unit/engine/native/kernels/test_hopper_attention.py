@@ -56,6 +56,12 @@ def test_tables_whose_first_blocks_were_given_back() -> None:
     )
 
 
+@pytest.mark.parametrize("dim", [256, 512])
+def test_a_tile_that_reaches_past_the_table_s_end(dim: int) -> None:
+    case = Case((Part(0, 200, 3, causal=False),), ROWS, 16, None)
+    assert run(case, 2, 1, dim, tiles(dim, 1), torch.bfloat16, torch.bfloat16, 1e4) < 2**-7
+
+
 def test_it_takes_the_model_s_heads_only() -> None:
     assert Tiles.of(1, 256, 16, 256, hopper=True) == Tiles(128, 64, 8, 2, splits=4, hopper=True)
     assert Tiles.of(1, 256, 16, 512, hopper=True) == Tiles(128, 64, 8, 2, splits=2, cuts=2, hopper=True)
