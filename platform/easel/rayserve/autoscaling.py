@@ -13,10 +13,12 @@ ends when the policy is gone. What was remembered goes on in the state that Serv
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from easel.rayserve.ledger import FRESH_S, NAMESPACE, ledger_name
@@ -58,6 +60,8 @@ class WorkPolicy:
             if not self._failed:
                 self._logger.exception("autoscaling: no decision; the number of replicas stays as it is")
             self._failed = True
+            with contextlib.suppress(Exception):  # what went wrong may be the metrics
+                self._tell(ctx.app_name, {names.SEEN_INGRESSES: 0}, "hold_failed")
             return ctx.target_num_replicas, state
 
     def _decide(self, ctx: Any, autoscaler: Autoscaler) -> Decision:
@@ -80,8 +84,6 @@ class WorkPolicy:
         return decision
 
     def _export(self, application: str, decision: Decision, targets: ScalingTargets) -> None:
-        from ray.util.metrics import Counter, Gauge
-
         inputs, demand = decision.inputs, decision.inputs.demand
         numbers = {
             names.TARGET_REPLICAS: decision.target,
@@ -97,9 +99,13 @@ class WorkPolicy:
             names.SEEN_COLD_START: inputs.cold_start_s,
             names.SEEN_INGRESSES: demand.ingresses,
         }
+        self._tell(application, numbers, decision.reason.replace(": ", "_").replace(" ", "_"))
+
+    def _tell(self, application: str, numbers: Mapping[names.Metric, float], reason: str) -> None:
+        from ray.util.metrics import Counter, Gauge
+
         for metric, value in numbers.items():
             self._metric(metric, Gauge).set(value, tags={"application": application})
-        reason = decision.reason.replace(": ", "_").replace(" ", "_")
         self._metric(names.DECISIONS, Counter).inc(1, tags={"application": application, "reason": reason})
 
     def _metric(self, metric: names.Metric, kind: Any) -> Any:

@@ -262,7 +262,7 @@ SEEN_INGRESSES = Metric(
     "easel_autoscaling_ingresses",
     Kind.GAUGE,
     "ingresses",
-    "Ingresses whose reports are fresh. 0: the number of replicas stays as it is.",
+    "Ingresses whose reports are fresh and were understood. 0: the number of replicas stays as it is.",
     _APPLICATION,
     needs=_SCALES,
 )
@@ -270,7 +270,7 @@ DECISIONS = Metric(
     "easel_autoscaling_decisions_total",
     Kind.COUNTER,
     "decisions",
-    "Decisions by reason: `hold_*`, `up_*` or `down_*`; docs/router.md says what each means.",
+    "Decisions by reason: `hold_*`, `up_*` or `down_*`; docs/ray.md says what each means.",
     ("application", "reason"),
     needs=_SCALES,
 )

@@ -17,6 +17,7 @@ from easel.rayserve import autoscaling
 from easel.rayserve.autoscaling import Starts, WorkPolicy
 from easel.rayserve.ledger import FRESH_S, WorkLedger
 from easel.router.autoscaling import IngressReport
+from easel.telemetry.names import SEEN_INGRESSES, Metric
 
 
 def context(target: int = 2, ready: int = 2, least: int = 0, most: int = 9) -> Any:
@@ -107,12 +108,29 @@ def test_from_zero(actor: Actor) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[(0.0, {"no": "report"})], "not a list", None])
-def test_whatever_goes_wrong_the_number_stays(actor: Actor, wrong: Any) -> None:
+def test_whatever_goes_wrong_the_number_stays_and_metrics_say_so(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    told: list[tuple[str, dict[Metric, float], str]] = []
+    monkeypatch.setattr(WorkPolicy, "_tell", lambda self, *what: told.append(what))
     policy = WorkPolicy()
     actor.reports = [(0.0, busy())]
     settle(policy, context(), 4)
+    assert not told
     actor.reports = wrong
     settle(policy, context(), 2)
+    assert told[-1] == ("easel", {SEEN_INGRESSES: 0}, "hold_failed")
+
+
+def test_metrics_that_cannot_be_told_hold_up_nothing(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(*what: Any) -> None:
+        raise RuntimeError("no metrics here")
+
+    monkeypatch.setattr(WorkPolicy, "_tell", tell)
+    policy = WorkPolicy()
+    actor.reports = "not a list"  # type: ignore[assignment]
+    while not policy._failed:
+        assert policy(context())[0] == 2
 
 
 def test_a_hanging_actor_holds_up_nobody(actor: Actor) -> None:
