@@ -6,7 +6,8 @@
 `diffusion` is DiffusionGemma 26B-A4B with NVFP4 experts, no more than `--steps` denoising steps a canvas;
 `autoregressive` is its twin, Gemma 4 26B-A4B, with the same experts. The tokenizer is taken from FOLDER, such as
 `synthetic_checkpoint.py` writes. Becomes the server: end it by its pid. With transformers 5.17, whose configuration of
-Gemma 4 has a head size for each layer, vLLM 0.26 does not start the twin (2026-11-27): give it an older transformers.
+Gemma 4 has a head size for each layer, vLLM 0.26 does not start the twin: 5.12.1 did
+(2026-11-27), without its bound on tokenizers.
 """
 
 from __future__ import annotations
