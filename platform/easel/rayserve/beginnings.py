@@ -14,7 +14,7 @@ from easel.errors import ClientGone, ConfigurationError, tree
 from easel.protocol import CanvasStop
 from easel.router.quarantine import Verdict
 from easel.telemetry import names
-from easel.telemetry.engine_account import StepBound
+from easel.telemetry.engine_account import BoundBy
 from easel.telemetry.recorder import Recorder
 
 FAILURES = tuple(
@@ -38,7 +38,7 @@ def of_ingress(recorder: Recorder, model: str) -> None:
 
 def of_engine(recorder: Recorder, model: str) -> None:
     """`model`: its name in metrics."""
-    for stop, bound in product(CanvasStop, StepBound):
+    for stop, bound in product(CanvasStop, BoundBy):
         recorder.add(names.CANVASES, 0.0, model=model, stop=str(stop), bound=str(bound))
     for reason in REASONS:
         recorder.add(names.FINISHED, 0.0, model=model, reason=reason)

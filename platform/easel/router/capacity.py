@@ -61,8 +61,8 @@ def total(stats: Iterable[EngineStats], surplus: int = 0) -> Capacity:
     """Of several replicas together: seats (`surplus` more than the slots of each), rate, count. Those that are not
     ready do not count; those that have hardly done a step yet are taken to be like the others."""
     ready = [one for one in stats if one.state is EngineState.READY]
-    rates = [work_rate(one) for one in ready if one.step_time.samples >= LEAST_STEPS]
-    rates = [rate for rate in rates if rate > 0.0]
+    begun = (one for one in ready if one.step_time.samples >= LEAST_STEPS)
+    rates = [rate for rate in map(work_rate, begun) if rate > 0.0]
     rate = sum(rates) * len(ready) / len(rates) if rates else 0.0
     return Capacity(sum(one.slots + surplus for one in ready), rate, len(ready))
 

@@ -68,7 +68,7 @@ class EngineAccount:
         self.recorder.set(names.REPLICA_REQUESTS, self.requests, model=model)
 
 
-class StepBound(StrEnum):
+class BoundBy(StrEnum):
     """Whose bound on denoising steps a canvas had."""
 
     CHECKPOINT = "checkpoint"
@@ -133,7 +133,7 @@ class FollowedRequest:
         if not self._denoised:
             self._denoised = True
             self._prefilled(event.started_at)
-        bound = StepBound.CHECKPOINT if self._request.denoising.max_steps is None else StepBound.REQUEST
+        bound = BoundBy.CHECKPOINT if self._request.denoising.max_steps is None else BoundBy.REQUEST
         add(names.CANVASES, 1.0, model=model, stop=stop, bound=str(bound))
         add(names.OUTPUT_TOKENS, tokens, model=model, tenant=tenant, tier=tier)
         observe(names.CANVAS_SECONDS, seconds, trace, model=model)

@@ -44,13 +44,11 @@ class Tiles:
     @staticmethod
     def of(groups: int, rows_each: int, heads: int, head_dim: int, hopper: bool = False) -> Tiles:
         """What measured best on an H100 for these sizes (ops/benches/kernels/attention.md). `hopper`: it is one."""
-        if hopper and hopper_attention.fits(rows_each, head_dim):
-            cuts, tiles = head_dim // hopper_attention.WIDEST, rows_each // hopper_attention.ROWS
-            splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * tiles)))
-            return Tiles(hopper_attention.ROWS, hopper_attention.KEYS, hopper_attention.WARPS, 2, 1, splits, cuts, True)
         queries, warps = min(128, max(16, triton.next_power_of_2(rows_each))), 8 if head_dim >= 256 else 4
         cuts = 2 if head_dim >= 512 else 1
         splits = max(1, min(MOST_SPLITS, CORES // (groups * heads * cuts * triton.cdiv(rows_each, queries))))
+        if hopper and hopper_attention.fits(rows_each, head_dim):
+            return Tiles(queries, hopper_attention.KEYS, warps, stages=2, splits=splits, cuts=cuts, hopper=True)
         if head_dim >= 512:
             return Tiles(queries, 32, warps, stages=2, splits=splits, cuts=cuts)
         return Tiles(queries, 32, warps, stages=3, splits=splits) if splits > 1 else Tiles(queries, 64, warps, stages=2)

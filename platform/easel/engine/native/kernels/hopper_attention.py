@@ -35,7 +35,7 @@ WIDEST = 256
 """Columns of values that a program mixes: what its registers hold."""
 KEYS = 64
 """Keys of a tile, whose buffers fit into shared memory beside the queries."""
-SHARED = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+SHARED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 LOG2_E = gl.constexpr(1.4426950408889634)
 _barrier: Any = getattr(gl, "barrier", None) or gl.thread_barrier  # it has the first name since Triton 3.7
 
@@ -71,7 +71,7 @@ def launch(
 
 def _described(x: Any, rows: int) -> TensorDescriptor:
     """`x` [rows, heads, dim] for copies of `rows` rows by WIDEST columns."""
-    return TensorDescriptor.from_tensor(x.view(x.shape[0], -1), [rows, WIDEST], SHARED)
+    return TensorDescriptor.from_tensor(x.view(x.shape[0], -1), [rows, WIDEST], SHARED.value)
 
 
 @gluon.jit
@@ -95,9 +95,10 @@ def _fetch(
 @gluon.jit
 def _weigh(
     scores, most, total, tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest, highest,
-    KEYS: gl.constexpr, SCORES: gl.constexpr,
+    KEYS: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
 ):  # fmt: skip
-    """Take one tile of scores into the running softmax: its weights, and by how much what was before shrinks."""
+    """Take one tile of scores into the running softmax: by how much what was before shrinks, and the tile's weights, as
+    the product with its values takes them."""
     if tile < old_tiles:
         key_from = old_key + tile * KEYS
         limit = old_key * 0
@@ -115,7 +116,8 @@ def _weigh(
     below = gl.where(larger == float("-inf"), 0.0, larger) * LOG2_E
     shrink = gl.exp2(most * LOG2_E - below)
     chances = gl.exp2(scores * LOG2_E - gl.expand_dims(below, 1))
-    return larger, total * shrink + gl.sum(chances, axis=1), shrink, chances
+    total = total * shrink + gl.sum(chances, axis=1)
+    return larger, total, shrink, gl.convert_layout(chances.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
 
 
 @gluon.jit
@@ -130,12 +132,14 @@ def _before_the_wait(total):
 
 @gluon.jit
 def _whole(
-    query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from,
-    lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v, key_column, value_column,
+    most, total, mixed, query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
+    encodes, seen_from, lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v,
+    key_column, value_column,
     WIDE: gl.constexpr, KEYS: gl.constexpr, BOX: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr,
-    SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
+    SCORES: gl.constexpr, MIXED: gl.constexpr,
 ):  # fmt: skip
-    """Heads of 256: two buffers of keys and two of values. The largest score, the sum of weights, the mixed values."""
+    """Heads of 256: two buffers of keys and two of values. Returns the largest score, the sum of weights and the mixed
+    values, which are given as they are before any key was seen. `query` is where queries are copied to."""
     key_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
     value_ring = gl.allocate_shared_memory(gl.bfloat16, [2, KEYS, WIDE], SHARED)
     # Apart, because a barrier of threads comes between what is done to one allocation and to itself.
@@ -154,19 +158,15 @@ def _whole(
            pool_values, v, value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     _fetch(key_ring.index(1), key_arrivals.index(1), from_tile + 1, old_tiles, table, old_token, last_token, own_row,
            pool_keys, k, key_column, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
-    most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
-    total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
-    mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
     nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
     mbarrier.wait(query_arrival, 0)
     mbarrier.wait(key_arrivals.index(0), 0)
     scores = warpgroup_mma(query, key_ring.index(0).permute((1, 0)), nothing, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
-    most, total, _, weighed = _weigh(
+    most, total, _, chances = _weigh(
         scores, most, total, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
-        highest, KEYS, SCORES,
+        highest, KEYS, SCORES, MIXED,
     )  # fmt: skip
-    chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
     steps = gl.maximum(to_tile - from_tile - 1, 0)
     for done in range(steps):
         # Mix the values of one tile, and weigh the next one.
@@ -184,11 +184,10 @@ def _whole(
         _fetch(key_ring.index(buffer), key_arrivals.index(buffer), tile + 2, old_tiles, table, old_token, last_token,
                own_row, pool_keys, k, key_column, tile + 2 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
         scores = warpgroup_mma_wait(1, deps=[scores])
-        most, total, shrink, weighed = _weigh(
+        most, total, shrink, after = _weigh(
             scores, most, total, tile + 1, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
-            highest, KEYS, SCORES,
+            highest, KEYS, SCORES, MIXED,
         )  # fmt: skip
-        after = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
         total = _before_the_wait(total)
         mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
         mixed = mixed * gl.expand_dims(gl.convert_layout(shrink, gl.SliceLayout(1, MIXED)), 1)
@@ -201,10 +200,11 @@ def _whole(
 
 @gluon.jit
 def _halves(
-    query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from,
-    lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v, key_column, value_column,
+    most, total, mixed, query, q, query_row, query_column, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
+    encodes, seen_from, lowest, highest, table, old_token, last_token, own_row, pool_keys, pool_values, k, v,
+    key_column, value_column,
     WIDE: gl.constexpr, KEYS: gl.constexpr, BOX: gl.constexpr, BLOCK_TOKENS: gl.constexpr, M: gl.constexpr,
-    SHARED: gl.constexpr, SCORES: gl.constexpr, MIXED: gl.constexpr,
+    SCORES: gl.constexpr, MIXED: gl.constexpr,
 ):  # fmt: skip
     """Heads of 512: one buffer each for both halves of a tile's keys and for its values, all that there is room for.
     Each is filled again as soon as the product that read it is over, while those behind it run. As `_whole` else."""
@@ -229,9 +229,6 @@ def _halves(
            key_column + WIDE, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     _fetch(values, value_arrival, from_tile, old_tiles, table, old_token, last_token, own_row, pool_values, v,
            value_column, True, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
-    most = gl.full((M,), float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORES))
-    total = gl.zeros((M,), gl.float32, layout=gl.SliceLayout(1, SCORES))
-    mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
     nothing = gl.zeros((M, KEYS), gl.float32, layout=SCORES)
     mbarrier.wait(query_arrival, 0)
     mbarrier.wait(key_arrival, 0)
@@ -244,11 +241,10 @@ def _halves(
            key_column, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
     _fetch(keys_2, key_arrival_2, from_tile + 1, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
            key_column + WIDE, from_tile + 1 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
-    most, total, _, weighed = _weigh(
+    most, total, _, chances = _weigh(
         scores, most, total, from_tile, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
-        highest, KEYS, SCORES,
+        highest, KEYS, SCORES, MIXED,
     )  # fmt: skip
-    chances = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
     steps = gl.maximum(to_tile - from_tile - 1, 0)
     for done in range(steps):
         tile = from_tile + done
@@ -267,11 +263,10 @@ def _halves(
         _barrier()
         _fetch(keys_2, key_arrival_2, tile + 2, old_tiles, table, old_token, last_token, own_row, pool_keys, k,
                key_column + WIDE, tile + 2 < to_tile, KEYS, BOX, BLOCK_TOKENS, WIDE)  # fmt: skip
-        most, total, shrink, weighed = _weigh(
+        most, total, shrink, after = _weigh(
             scores, most, total, tile + 1, to_tile, old_tiles, old_key, own_from, own_to, encodes, seen_from, lowest,
-            highest, KEYS, SCORES,
+            highest, KEYS, SCORES, MIXED,
         )  # fmt: skip
-        after = gl.convert_layout(weighed.to(gl.bfloat16), gl.DotOperandLayout(0, MIXED, 2))
         total = _before_the_wait(total)
         mixed, chances, after = warpgroup_mma_wait(0, deps=[mixed, chances, after])
         _barrier()
@@ -298,7 +293,6 @@ def attend(
     WIDE: gl.constexpr = DIM // CUTS
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, KEYS, 16])
     MIXED: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, WIDE, 16])
-    SHARED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     cut = gl.program_id(1) % CUTS
     head = gl.program_id(1) // CUTS
@@ -344,17 +338,22 @@ def attend(
         group_row = group * ROWS_EACH
         column = head // (HEADS // KV_HEADS) * DIM
         query = gl.allocate_shared_memory(gl.bfloat16, [M, WIDE], SHARED)
+        most = gl.full((M,), float("-inf"), gl.float32, layout=ROW)
+        total = gl.zeros((M,), gl.float32, layout=ROW)
+        mixed = gl.zeros((M, WIDE), gl.float32, layout=MIXED)
         if DIM == WIDE:
             most, total, mixed = _whole(
-                query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
-                encodes, seen_from, lowest, highest, my_table, old_token, last_token, group_row + own_from, pool_keys,
-                pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX, BLOCK_TOKENS, M, SHARED, SCORES, MIXED,
+                most, total, mixed, query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key,
+                own_from, own_to, encodes, seen_from, lowest, highest, my_table, old_token, last_token,
+                group_row + own_from, pool_keys, pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX,
+                BLOCK_TOKENS, M, SCORES, MIXED,
             )  # fmt: skip
         else:
             most, total, mixed = _halves(
-                query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key, own_from, own_to,
-                encodes, seen_from, lowest, highest, my_table, old_token, last_token, group_row + own_from, pool_keys,
-                pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX, BLOCK_TOKENS, M, SHARED, SCORES, MIXED,
+                most, total, mixed, query, q, group_row + low, head * DIM, from_tile, to_tile, old_tiles, old_key,
+                own_from, own_to, encodes, seen_from, lowest, highest, my_table, old_token, last_token,
+                group_row + own_from, pool_keys, pool_values, k, v, column, column + cut * WIDE, WIDE, KEYS, BOX,
+                BLOCK_TOKENS, M, SCORES, MIXED,
             )  # fmt: skip
         # The queries' place takes the way out. Rows that hold nothing leave zeros.
         row_of = low + gl.arange(0, M, layout=gl.SliceLayout(1, MIXED))

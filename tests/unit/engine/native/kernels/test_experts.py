@@ -126,6 +126,15 @@ def test_a_steady_routing_cuts_its_rows_in_the_same_way_for_any_number_of_them()
     """Sums over a row's experts are added up as threads share them. What that is worth on a GPU: tests/gpu."""
     each = {rows: rows / Routing.for_rows(rows, 8, 2, "cpu", tile=64).counts.shape[0] for rows in (256, 1024, 8192)}
     assert each == dict.fromkeys(each, routing_module.STEADY_ROWS)
+    for rows in (64, 128):  # of which a program has 4 otherwise
+        routing = Routing.for_rows(256, 8, 2, "cpu", tile=64)
+        length = torch.tensor([rows], dtype=torch.int32)
+        route(torch.randn(rows, 8), torch.ones(8), length, 2, routing)
+        by_program = routing.counts.sum(dim=1).tolist()
+        assert by_program[: rows // routing_module.STEADY_ROWS] == [2 * routing_module.STEADY_ROWS] * (
+            rows // routing_module.STEADY_ROWS
+        )
+        assert not any(by_program[rows // routing_module.STEADY_ROWS :])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -67,3 +67,15 @@ def test_it_takes_the_model_s_heads_only() -> None:
     assert Tiles.of(1, 256, 16, 512, hopper=True) == Tiles(128, 64, 8, 2, splits=2, cuts=2, hopper=True)
     assert not Tiles.of(1, 256, 16, 128, hopper=True).hopper
     assert not Tiles.of(1, 64, 16, 256, hopper=True).hopper
+
+
+def test_blocks_that_make_no_whole_copies_are_left_to_the_other_kernel() -> None:
+    found = {size: hopper_attention.fits_blocks(size) for size in (4, 8, 12, 24, 32, 256)}
+    assert found == {4: False, 8: True, 12: False, 24: True, 32: True, 256: True}
+
+
+@pytest.mark.parametrize("block_tokens", [24, 128])
+def test_blocks_of_other_sizes_than_a_tile(block_tokens: int) -> None:
+    parts = (Part(0, 300, 128, causal=False), Part(1, 131, 77, causal=True))
+    case = Case(parts, ROWS, block_tokens, 150)
+    assert run(case, 2, 1, 256, tiles(256, 1), torch.bfloat16, torch.bfloat16, 1e4) < 2**-7
